@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Power cuts on the host: whatever the device keeps of what was not flushed, the store that comes
+//! back is a prefix of the commits and holds everything that was acknowledged as durable.
+//!
+//! The fault model is that of [`MemoryDisk`]: writes behind the last flush survive in any
+//! combination, sector by sector.
+
+use hpkv_engine::engine::{
+    Database, Error, Options, ScanRequest, Staged, Store, UpdateAt, WriteOptions,
+};
+use hpkv_engine::sys::MemoryDisk;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
+use std::sync::Arc;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// xorshift64*: a seed names a run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        (self.next() >> 33) % bound
+    }
+}
+
+fn options() -> Options {
+    Options {
+        initialize_if_empty: true,
+        force_initialize: false,
+        flush_interval_ms: Arc::new(AtomicU32::new(1)),
+    }
+}
+
+fn open(disk: MemoryDisk) -> Result<Database<MemoryDisk>, Error> {
+    Database::new(Store::open(disk, &options())?)
+}
+
+fn all(db: &Database<MemoryDisk>) -> Model {
+    let mut found = Model::new();
+    let request = ScanRequest { start: b"", after: false, end: b"", cursor: 0 };
+    db.scan(&request, |view| {
+        found.insert(view.key().to_vec(), view.value().to_vec());
+        Ok(true)
+    })
+    .unwrap();
+    found
+}
+
+/// The store as it was after each commit since the last durable one, and what the next one is.
+struct History {
+    /// The state at the last point that was acknowledged as durable.
+    base: Model,
+    /// Changes since: the key and its new value.
+    since: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl History {
+    fn current(&self) -> Model {
+        self.states().last().unwrap()
+    }
+
+    fn states(&self) -> impl Iterator<Item = Model> + '_ {
+        let mut model = self.base.clone();
+        std::iter::once(self.base.clone()).chain(self.since.iter().map(move |(key, value)| {
+            match value {
+                Some(value) => model.insert(key.clone(), value.clone()),
+                None => model.remove(key),
+            };
+            model.clone()
+        }))
+    }
+}
+
+fn step(db: &Database<MemoryDisk>, random: &mut Random, history: &mut History, current: &mut Model) {
+    let key = format!("k{}", random.below(60)).into_bytes();
+    let len = if random.below(10) == 0 { random.below(60_000) } else { random.below(600) } as usize;
+    let value = vec![random.next() as u8; len];
+    let change = match random.below(10) {
+        0..6 => {
+            let mut staged = Staged::new(key.len(), len).unwrap();
+            staged.key_mut().copy_from_slice(&key);
+            staged.value_mut().copy_from_slice(&value);
+            match db.put(staged, &WriteOptions::default()) {
+                Ok(_) => (key, Some(value)),
+                Err(Error::NoSpace) => return,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        6 => {
+            let mut longer = current.get(&key).cloned().unwrap_or_default();
+            longer.extend_from_slice(&value[..len.min(100)]);
+            let tail = &value[..len.min(100)];
+            match db.update(&key, tail, UpdateAt::Append, &WriteOptions::default()) {
+                Ok(_) => (key, Some(longer)),
+                Err(Error::NoSpace) => return,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        _ => match db.delete(&key, &WriteOptions::default()) {
+            Ok(_) => (key, None),
+            Err(Error::NotFound) => return,
+            Err(error) => panic!("{error:?}"),
+        },
+    };
+    match &change.1 {
+        Some(value) => current.insert(change.0.clone(), value.clone()),
+        None => current.remove(&change.0),
+    };
+    history.since.push(change);
+}
+
+/// How `found` differs from the state that it differs from least.
+fn nearest(states: &[Model], found: &Model) -> String {
+    let differences = |state: &Model| -> Vec<String> {
+        let keys: std::collections::BTreeSet<_> = state.keys().chain(found.keys()).collect();
+        let len = |value: Option<&Vec<u8>>| value.map(Vec::len);
+        keys.into_iter()
+            .filter(|key| state.get(*key) != found.get(*key))
+            .map(|key| {
+                let (expected, got) = (len(state.get(key)), len(found.get(key)));
+                format!("{}: {expected:?} bytes expected, {got:?} found", key.escape_ascii())
+            })
+            .collect()
+    };
+    let (at, least) = states
+        .iter()
+        .map(differences)
+        .enumerate()
+        .min_by_key(|(_, differences)| differences.len())
+        .unwrap();
+    format!("nearest is state {at} of {}: {least:?}", states.len())
+}
+
+/// Runs one history with several power cuts, each recovered from several images.
+fn run(seed: u64, lying: bool) {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut disk = MemoryDisk::new(1 << 20);
+    let mut history = History { base: Model::new(), since: Vec::new() };
+    for _ in 0..4 {
+        if lying {
+            disk = disk.with_lying_flushes();
+        }
+        let db = open(disk.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
+        let mut current = history.current();
+        assert!(all(&db) == current, "seed {seed}: the reopened store is another");
+        for _ in 0..random.below(400) {
+            step(&db, &mut random, &mut history, &mut current);
+            if random.below(25) == 0 {
+                db.sync().unwrap();
+                history = History { base: current.clone(), since: Vec::new() };
+            }
+        }
+        let states: Vec<Model> = history.states().collect();
+        let mut survivor = None;
+        for _ in 0..4 {
+            let odds = [0, 1, 4, 7, 8][random.below(5) as usize];
+            let torn = random.below(3) == 0;
+            let mut kept = BTreeMap::new();
+            let image = disk.crash(|write, sector| {
+                let part = if torn { sector } else { 0 };
+                *kept.entry((write, part)).or_insert_with(|| random.below(8) < odds)
+            });
+            let after = MemoryDisk::from_image(image.clone());
+            let found = open(after.clone()).map(|db| {
+                let found = all(&db);
+                // Recovery must be repeatable, and what it cut off must not come back.
+                assert_eq!(db.close(), 0);
+                let again = open(MemoryDisk::from_image(after.image())).map(|db| all(&db));
+                assert!(again.as_ref() == Ok(&found), "seed {seed}: a second recovery differs");
+                found
+            });
+            let found = found.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
+            assert!(
+                states.contains(&found),
+                "seed {seed}: not a prefix that holds what is durable: {}",
+                nearest(&states, &found)
+            );
+            survivor = Some((image, found));
+        }
+        let (image, found) = survivor.unwrap();
+        disk = MemoryDisk::from_image(image);
+        history = History { base: found, since: Vec::new() };
+    }
+}
+
+/// `LOG_LEVEL=7` shows what recovery saw.
+fn set_log_level() {
+    if let Some(level) = std::env::var("LOG_LEVEL").ok().and_then(|text| text.parse().ok()) {
+        hpkv_engine::sys::set_log_level(level);
+    }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name: &str, default| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let start = number("SEED_START", 1);
+    start..start + number("SEEDS", 60)
+}
+
+#[test]
+fn a_power_cut_leaves_a_prefix_with_everything_durable() {
+    set_log_level();
+    for seed in seeds() {
+        run(seed, false);
+    }
+}
+
+/// The test above must be able to fail: on a disk whose flushes do nothing it does.
+#[test]
+fn a_missing_flush_is_noticed() {
+    let caught = seeds()
+        .take(20)
+        .filter(|seed| {
+            let seed = *seed;
+            std::panic::catch_unwind(move || run(seed, true)).is_err()
+        })
+        .count();
+    assert!(caught > 0, "no run noticed that nothing was flushed");
+}
