@@ -7,7 +7,7 @@
 //! | [`iface`] | front ends: device, TCP, `/proc`, parameters | all below |
 //! | [`proto`] | parsers and encoders of protocols | nothing |
 //! | [`engine`] | the store | `sys` |
-//! | [`sys`] | the kernel, made safe: the only `unsafe` | nothing |
+//! | [`sys`] | the kernel, made safe: the only `unsafe` | `abi` |
 //! | [`abi`] | the types of the ioctl interface, generated | nothing |
 
 use kernel::prelude::*;

@@ -204,7 +204,8 @@ impl WriteBuffer {
             if self.bytes() >= WRITE_BUFFER_BYTES_EAGER {
                 return Job::Round { flush: false };
             }
-            self.work.wait_timeout_ms(&mut state, (interval - age) as u32);
+            self.work
+                .wait_timeout_ms(&mut state, (interval - age) as u32);
         }
     }
 

@@ -22,7 +22,9 @@
 //! on a workqueue, one pass at a time.
 
 use super::error::{Error, Result};
-use super::format::{self, FrameHeader, Identity, RecordBytes, RecordKind, SegmentHeader, SegmentState, UNIT};
+use super::format::{
+    self, FrameHeader, Identity, RecordBytes, RecordKind, SegmentHeader, SegmentState, UNIT,
+};
 use super::limits::SEGMENTS_RESERVED;
 use super::log::{Entry, Why};
 use super::record::{Location, Record, Staged};
@@ -33,13 +35,14 @@ use crate::sys::{cond_resched, log_msg, Disk, Level, PageBuf, Vec};
 
 /// One pass: frees segments until there are enough, or none is worth it.
 pub(crate) fn run<D: Disk>(core: &Core<D>) {
-    let Some(persistence) = &core.persistence else { return };
+    let Some(persistence) = &core.persistence else {
+        return;
+    };
     let squeeze = persistence.squeeze.load(Ordering::Acquire);
     match pass(core, persistence, squeeze) {
         Ok(()) => {
             let space = persistence.space.lock();
-            let hopeless =
-                space.free_segments() <= SEGMENTS_RESERVED && space.victim().is_none();
+            let hopeless = space.free_segments() <= SEGMENTS_RESERVED && space.victim().is_none();
             drop(space);
             // What the store takes in is bounded so that this cannot be; but a writer that waits
             // for ever would be worse than a store that says that it is full.
@@ -138,7 +141,11 @@ fn empty_segment<D: Disk>(
     })? {
         return Ok(leave(core, persistence, victim));
     }
-    log_msg!(Level::Debug, "segment {victim}: {} records to move", entries.len());
+    log_msg!(
+        Level::Debug,
+        "segment {victim}: {} records to move",
+        entries.len()
+    );
     persistence.buffer.write_moves(&mut entries)?;
     // The log writer took the entries; what it gave back is empty or already written.
     drop(entries);
@@ -146,12 +153,16 @@ fn empty_segment<D: Disk>(
     let live = persistence.space.lock().live_bytes_of(victim);
     if live != 0 {
         // Never seen; better to keep a segment too long than to free it too early.
-        log_msg!(Level::Err, "segment {victim} still has {live} live bytes: it is kept");
+        log_msg!(
+            Level::Err,
+            "segment {victim} still has {live} live bytes: it is kept"
+        );
         return Ok(leave(core, persistence, victim));
     }
     let freed = {
         let mut log = persistence.log.lock();
-        log.write_free_header(&*disk, victim).and_then(|()| disk.flush().map_err(Error::Os))
+        log.write_free_header(&*disk, victim)
+            .and_then(|()| disk.flush().map_err(Error::Os))
     };
     if let Err(error) = freed {
         core.fail("freeing a segment", error);
@@ -191,15 +202,16 @@ fn each_record(
     let mut error = None;
     let mut count = 0u64;
     for frame in frames(bytes, identity, header) {
-        let sound = format::for_each_record(bytes, identity, &frame, |record, offset| {
-            match visit(record, offset) {
-                Ok(()) => true,
-                Err(why) => {
-                    error = Some(why);
-                    false
+        let sound =
+            format::for_each_record(bytes, identity, &frame, |record, offset| {
+                match visit(record, offset) {
+                    Ok(()) => true,
+                    Err(why) => {
+                        error = Some(why);
+                        false
+                    }
                 }
-            }
-        });
+            });
         if let Some(error) = error {
             return Err(error);
         }
@@ -220,13 +232,22 @@ fn to_move<D: Disk>(
     let hash = core.hash_key.hash(found.key);
     let shard = core.shard(hash)?;
     let _state = shard.state.lock();
-    let Some(current) = shard.index.get(hash, found.key) else { return Ok(None) };
+    let Some(current) = shard.index.get(hash, found.key) else {
+        return Ok(None);
+    };
     let why = Why::Move { from: location };
     if current.header().location() == location {
         return Ok(Some(Entry::new(current, why)));
     }
-    let needed = current.header().previous().is_some_and(|extent| extent.location == location);
-    Ok(if needed { Some(Entry::new(detached(found, hash)?, why)) } else { None })
+    let needed = current
+        .header()
+        .previous()
+        .is_some_and(|extent| extent.location == location);
+    Ok(if needed {
+        Some(Entry::new(detached(found, hash)?, why))
+    } else {
+        None
+    })
 }
 
 /// A record that is in no index, made of what lies on the device.
@@ -249,11 +270,15 @@ fn forget_copy<D: Disk>(core: &Core<D>, persistence: &Persistence<D>, key: &[u8]
     let hash = core.hash_key.hash(key);
     let Ok(shard) = core.shard(hash) else { return };
     let mut state = shard.state.lock();
-    let Some(current) = shard.index.get(hash, key) else { return };
+    let Some(current) = shard.index.get(hash, key) else {
+        return;
+    };
     let header = current.header();
     let copies = header.stale_copies().saturating_sub(1);
     header.set_stale_copies(copies);
-    let Some(extent) = header.extent() else { return };
+    let Some(extent) = header.extent() else {
+        return;
+    };
     if copies == 0 && header.is_tombstone() {
         shard.forget(&mut state, &current);
         drop(state);

@@ -41,7 +41,11 @@ impl<D: Disk> Database<D> {
     pub fn new(store: Arc<Store<D>>) -> Result<Self> {
         let active = RcuCell::empty();
         drop(active.swap(Some(Unique::alloc(Active { store }, 0)?.share())));
-        Ok(Database { active, admin: Mutex::new(())?, switch: Mutex::new(())? })
+        Ok(Database {
+            active,
+            admin: Mutex::new(())?,
+            switch: Mutex::new(())?,
+        })
     }
 
     fn store(&self) -> Result<Arc<Store<D>>> {

@@ -55,24 +55,24 @@ impl Error {
     /// The errno that stands for this error, positive.
     pub fn errno(self) -> i32 {
         match self {
-            Error::NotFound => 2,           // ENOENT
-            Error::Io => 5,                 // EIO
-            Error::NoMemory => 12,          // ENOMEM
-            Error::Exists => 17,            // EEXIST
-            Error::Invalid => 22,           // EINVAL
-            Error::KeyLength => 22,         // EINVAL
-            Error::ValueTooLong => 27,      // EFBIG
-            Error::NoSpace => 28,           // ENOSPC
-            Error::ReadOnly => 30,          // EROFS
-            Error::Interrupted => 4,        // EINTR
-            Error::Sealed => 16,            // EBUSY
-            Error::TooSmall => 6,           // ENXIO
-            Error::NewerFormat => 93,       // EPROTONOSUPPORT
-            Error::Stale => 116,            // ESTALE
-            Error::Corrupt => 117,          // EUCLEAN
-            Error::Empty => 123,            // ENOMEDIUM
-            Error::NotOurs => 124,          // EMEDIUMTYPE
-            Error::VersionMismatch => 125,  // ECANCELED
+            Error::NotFound => 2,          // ENOENT
+            Error::Io => 5,                // EIO
+            Error::NoMemory => 12,         // ENOMEM
+            Error::Exists => 17,           // EEXIST
+            Error::Invalid => 22,          // EINVAL
+            Error::KeyLength => 22,        // EINVAL
+            Error::ValueTooLong => 27,     // EFBIG
+            Error::NoSpace => 28,          // ENOSPC
+            Error::ReadOnly => 30,         // EROFS
+            Error::Interrupted => 4,       // EINTR
+            Error::Sealed => 16,           // EBUSY
+            Error::TooSmall => 6,          // ENXIO
+            Error::NewerFormat => 93,      // EPROTONOSUPPORT
+            Error::Stale => 116,           // ESTALE
+            Error::Corrupt => 117,         // EUCLEAN
+            Error::Empty => 123,           // ENOMEDIUM
+            Error::NotOurs => 124,         // EMEDIUMTYPE
+            Error::VersionMismatch => 125, // ECANCELED
             Error::Os(errno) => errno,
         }
     }

@@ -47,7 +47,11 @@ struct Put<'a> {
 
 impl Put<'_> {
     fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        if let Some(to) = self.to.get_mut(self.at..).and_then(|to| to.get_mut(..bytes.len())) {
+        if let Some(to) = self
+            .to
+            .get_mut(self.at..)
+            .and_then(|to| to.get_mut(..bytes.len()))
+        {
             to.copy_from_slice(bytes);
         }
         self.at = self.at.saturating_add(bytes.len());
@@ -113,7 +117,11 @@ fn header_crc(bytes: &[u8]) -> u32 {
 
 fn seal_header(bytes: &mut [u8]) {
     let crc = header_crc(bytes);
-    Put { to: bytes, at: CRC_AT }.u32(crc);
+    Put {
+        to: bytes,
+        at: CRC_AT,
+    }
+    .u32(crc);
 }
 
 fn header_is_sound(bytes: &[u8], magic: &[u8; 8]) -> bool {
@@ -158,7 +166,10 @@ impl Geometry {
         };
         // More segments than a location can name would need a device beyond every bound.
         let segments_total = (units / segment_units).min(SEGMENTS_MAX);
-        Some(Geometry { segment_units: segment_units as u32, segments_total })
+        Some(Geometry {
+            segment_units: segment_units as u32,
+            segments_total,
+        })
     }
 
     fn is_sound(&self, device_bytes: u64) -> bool {
@@ -235,7 +246,9 @@ impl Superblock {
     /// Writes the superblock into a unit.
     pub(crate) fn encode(&self, unit: &mut [u8]) {
         unit.fill(0);
-        let Some(sector) = unit.get_mut(..SECTOR) else { return };
+        let Some(sector) = unit.get_mut(..SECTOR) else {
+            return;
+        };
         Put { to: sector, at: 0 }
             .bytes(&SUPERBLOCK_MAGIC)
             .u32(FORMAT_VERSION)
@@ -259,8 +272,13 @@ impl Superblock {
 
     /// Reads the unit that lies at `at`, 0 or 1. Whether the device is large enough is not checked.
     pub(crate) fn decode(unit: &[u8], at: u64) -> SuperblockFound {
-        let Some(sector) = unit.get(..SECTOR) else { return SuperblockFound::Foreign };
-        let mut take = Take { from: sector, at: 0 };
+        let Some(sector) = unit.get(..SECTOR) else {
+            return SuperblockFound::Foreign;
+        };
+        let mut take = Take {
+            from: sector,
+            at: 0,
+        };
         let magic: [u8; 8] = take.array();
         let version = take.u32();
         if magic != SUPERBLOCK_MAGIC {
@@ -282,8 +300,14 @@ impl Superblock {
         let segments_total = take.u64();
         let found = Superblock {
             generation,
-            identity: Identity { device_id, incarnation },
-            geometry: Geometry { segment_units, segments_total },
+            identity: Identity {
+                device_id,
+                incarnation,
+            },
+            geometry: Geometry {
+                segment_units,
+                segments_total,
+            },
             segments_used: take.u64(),
             device_bytes: take.u64(),
             durable_frame: take.u64(),
@@ -334,7 +358,9 @@ impl SegmentHeader {
     /// Writes the header into a unit.
     pub(crate) fn encode(&self, identity: &Identity, unit: &mut [u8]) {
         unit.fill(0);
-        let Some(sector) = unit.get_mut(..SECTOR) else { return };
+        let Some(sector) = unit.get_mut(..SECTOR) else {
+            return;
+        };
         let state = match self.state {
             SegmentState::Free => 0,
             SegmentState::Open => 1,
@@ -361,8 +387,14 @@ impl SegmentHeader {
         if !header_is_sound(sector, &SEGMENT_MAGIC) {
             return None;
         }
-        let mut take = Take { from: sector, at: 16 };
-        let found = Identity { device_id: take.array(), incarnation: take.u64() };
+        let mut take = Take {
+            from: sector,
+            at: 16,
+        };
+        let found = Identity {
+            device_id: take.array(),
+            incarnation: take.u64(),
+        };
         let at = take.u32();
         let state = match take.u32() {
             0 => SegmentState::Free,
@@ -379,7 +411,10 @@ impl SegmentHeader {
             durable_frame: take.u64(),
         };
         let ordered = header.state != SegmentState::Closed
-            || header.last_frame.checked_add(1).is_some_and(|end| end >= header.first_frame);
+            || header
+                .last_frame
+                .checked_add(1)
+                .is_some_and(|end| end >= header.first_frame);
         (found == *identity && at == segment && ordered).then_some(header)
     }
 }
@@ -407,7 +442,9 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Writes the header before the records, which are in place, and seals both.
     pub(crate) fn encode(&self, identity: &Identity, frame: &mut [u8]) {
-        let Some(frame) = frame.get_mut(..self.len as usize) else { return };
+        let Some(frame) = frame.get_mut(..self.len as usize) else {
+            return;
+        };
         Put { to: frame, at: 0 }
             .bytes(&FRAME_MAGIC)
             .u32(FORMAT_VERSION)
@@ -445,7 +482,10 @@ impl FrameHeader {
             return None;
         }
         let _crc = take.u32();
-        let found = Identity { device_id: take.array(), incarnation: take.u64() };
+        let found = Identity {
+            device_id: take.array(),
+            incarnation: take.u64(),
+        };
         let header = FrameHeader {
             segment: take.u32(),
             unit: take.u32(),
@@ -526,7 +566,9 @@ impl RecordBytes<'_> {
     ///
     /// `to` must have [`RecordBytes::encoded_len`] bytes.
     pub(crate) fn encode(&self, identity: &Identity, segment: u32, offset: u32, to: &mut [u8]) {
-        let Some(to) = to.get_mut(..self.encoded_len()) else { return };
+        let Some(to) = to.get_mut(..self.encoded_len()) else {
+            return;
+        };
         let mut put = Put { to, at: 4 };
         put.u8(self.kind as u8)
             .u8(self.codec)
@@ -555,7 +597,10 @@ pub(crate) fn decode_record<'a>(
     segment: u32,
     offset: u32,
 ) -> Option<(RecordBytes<'a>, usize)> {
-    let mut take = Take { from: bytes.get(..RECORD_HEADER_LEN)?, at: 0 };
+    let mut take = Take {
+        from: bytes.get(..RECORD_HEADER_LEN)?,
+        at: 0,
+    };
     let crc = take.u32();
     let kind = match take.u8() {
         1 => RecordKind::Put,
@@ -581,7 +626,18 @@ pub(crate) fn decode_record<'a>(
     }
     let (key, rest) = record.get(RECORD_HEADER_LEN..)?.split_at_checked(key_len)?;
     let value = rest.get(..value_len)?;
-    Some((RecordBytes { kind, codec, user_flags, sequence, expires_ms, key, value }, len))
+    Some((
+        RecordBytes {
+            kind,
+            codec,
+            user_flags,
+            sequence,
+            expires_ms,
+            key,
+            value,
+        },
+        len,
+    ))
 }
 
 /// Calls `visit` with each record of a sound frame and its byte offset in the segment `bytes`.
@@ -599,7 +655,9 @@ pub(crate) fn for_each_record<'a>(
         let record = bytes
             .get(at..end)
             .and_then(|rest| decode_record(rest, identity, frame.segment, at as u32));
-        let Some((record, len)) = record else { return false };
+        let Some((record, len)) = record else {
+            return false;
+        };
         if !visit(record, at as u32) {
             return false;
         }

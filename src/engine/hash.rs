@@ -81,7 +81,11 @@ mod tests {
             #[allow(deprecated)]
             let mut reference = std::collections::hash_map::DefaultHasher::new();
             reference.write(&data[..len]);
-            assert_eq!(HashKey(0, 0).hash(&data[..len]), reference.finish(), "{len} bytes");
+            assert_eq!(
+                HashKey(0, 0).hash(&data[..len]),
+                reference.finish(),
+                "{len} bytes"
+            );
         }
     }
 

@@ -29,7 +29,7 @@ use super::error::{Error, Result};
 use super::limits::{BUCKETS_INITIAL, BUCKET_MOVES_PER_CHANGE};
 use super::record::{key_of, Header, Record, RecordObject};
 use crate::sys::atomic::{AtomicU64, Ordering};
-use crate::sys::{rcu_read_lock, ReadGuard, RcuCell, Shared, Unique, Vec};
+use crate::sys::{rcu_read_lock, RcuCell, ReadGuard, Shared, Unique, Vec};
 
 const SLOTS: usize = 7;
 
@@ -45,7 +45,10 @@ struct Bucket {
 
 impl Bucket {
     const fn empty() -> Self {
-        Bucket { slots: [const { RcuCell::empty() }; SLOTS], tags: AtomicU64::new(0) }
+        Bucket {
+            slots: [const { RcuCell::empty() }; SLOTS],
+            tags: AtomicU64::new(0),
+        }
     }
 }
 
@@ -86,7 +89,14 @@ impl Table {
         }
         let cell = RcuCell::empty();
         drop(cell.swap(previous));
-        Ok(Unique::alloc(Table { buckets, previous: cell }, 0)?.share())
+        Ok(Unique::alloc(
+            Table {
+                buckets,
+                previous: cell,
+            },
+            0,
+        )?
+        .share())
     }
 
     fn mask(&self) -> usize {
@@ -135,8 +145,7 @@ impl Table {
     /// Gives the record back if every slot of the table is taken.
     fn place(&self, record: Record) -> Result<(), Record> {
         let hash = record.header().hash;
-        let mut crowded = 0;
-        for (_, bucket) in self.probe(hash) {
+        for (crowded, (_, bucket)) in self.probe(hash).enumerate() {
             let tags = bucket.tags.load(Ordering::Relaxed);
             if let Some(slot) = (0..SLOTS).find(|slot| tag_at(tags, *slot) == 0) {
                 if let Some(cell) = bucket.slots.get(slot) {
@@ -151,7 +160,6 @@ impl Table {
                     return Ok(());
                 }
             }
-            crowded += 1;
         }
         Err(record)
     }
@@ -160,7 +168,9 @@ impl Table {
         for (_, bucket) in self.probe(hash).take(buckets) {
             let tags = bucket.tags.load(Ordering::Relaxed);
             if displaced(tags) < DISPLACED_MAX {
-                bucket.tags.store(tags.wrapping_add(1 << DISPLACED_SHIFT), Ordering::Release);
+                bucket
+                    .tags
+                    .store(tags.wrapping_add(1 << DISPLACED_SHIFT), Ordering::Release);
             }
         }
     }
@@ -172,7 +182,9 @@ impl Table {
             }
             let tags = bucket.tags.load(Ordering::Relaxed);
             if (1..DISPLACED_MAX).contains(&displaced(tags)) {
-                bucket.tags.store(tags.wrapping_sub(1 << DISPLACED_SHIFT), Ordering::Release);
+                bucket
+                    .tags
+                    .store(tags.wrapping_sub(1 << DISPLACED_SHIFT), Ordering::Release);
             }
         }
     }
@@ -180,7 +192,9 @@ impl Table {
     fn remove(&self, place: Place) -> Option<Record> {
         let bucket = self.buckets.get(place.bucket)?;
         let tags = bucket.tags.load(Ordering::Relaxed);
-        bucket.tags.store(with_tag(tags, place.slot, 0), Ordering::Release);
+        bucket
+            .tags
+            .store(with_tag(tags, place.slot, 0), Ordering::Release);
         let record = bucket.slots.get(place.slot)?.swap(None)?;
         self.uncount_displaced(record.header().hash, place.bucket);
         Some(record)
@@ -204,7 +218,13 @@ impl Index {
     pub(crate) fn new() -> Result<(Index, Writer)> {
         let table = RcuCell::empty();
         drop(table.swap(Some(Table::with_buckets(BUCKETS_INITIAL, None)?)));
-        Ok((Index { table }, Writer { records: 0, next_move: 0 }))
+        Ok((
+            Index { table },
+            Writer {
+                records: 0,
+                next_move: 0,
+            },
+        ))
     }
 
     /// Finds the current record of a key, which may be a tombstone.
@@ -276,7 +296,12 @@ impl Index {
         let guard = rcu_read_lock();
         let hash = record.header().hash;
         let (table, place) = self.locate(hash, key_of(&record), &guard)?;
-        table.buckets.get(place.bucket)?.slots.get(place.slot)?.swap(Some(record.clone()))
+        table
+            .buckets
+            .get(place.bucket)?
+            .slots
+            .get(place.slot)?
+            .swap(Some(record.clone()))
     }
 
     /// Takes the record of a key out of the index.
@@ -294,7 +319,12 @@ impl Index {
         self.move_buckets(writer, usize::MAX);
         let mut found = Vec::new();
         let table = self.table.get().ok_or(Error::NoMemory)?;
-        for cell in table.header().buckets.iter().flat_map(|bucket| &bucket.slots) {
+        for cell in table
+            .header()
+            .buckets
+            .iter()
+            .flat_map(|bucket| &bucket.slots)
+        {
             if let Some(record) = cell.get().filter(|record| record.header().is_tombstone()) {
                 found.push(record)?;
             }
@@ -314,14 +344,20 @@ impl Index {
                 return Some((previous.header(), place));
             }
         }
-        table.find(hash, key, guard).map(|(place, _)| (table, place))
+        table
+            .find(hash, key, guard)
+            .map(|(place, _)| (table, place))
     }
 
     /// Moves at most `limit` buckets from the previous table into the current one.
     fn move_buckets(&self, writer: &mut Writer, limit: usize) {
         let guard = rcu_read_lock();
-        let Some(table) = self.table.load(&guard) else { return };
-        let Some(previous) = table.header().previous.load(&guard) else { return };
+        let Some(table) = self.table.load(&guard) else {
+            return;
+        };
+        let Some(previous) = table.header().previous.load(&guard) else {
+            return;
+        };
         let buckets = &previous.header().buckets;
         for _ in 0..limit {
             let Some(bucket) = buckets.get(writer.next_move) else {
@@ -336,7 +372,9 @@ impl Index {
                     return;
                 }
                 let tags = bucket.tags.load(Ordering::Relaxed);
-                bucket.tags.store(with_tag(tags, slot, 0), Ordering::Release);
+                bucket
+                    .tags
+                    .store(with_tag(tags, slot, 0), Ordering::Release);
                 drop(cell.swap(None));
             }
             writer.next_move += 1;

@@ -44,7 +44,11 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn new(record: Record, why: Why) -> Self {
-        Entry { record, why, live: false }
+        Entry {
+            record,
+            why,
+            live: false,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -66,7 +70,11 @@ struct Head {
 /// What became of a call to write a frame.
 pub(crate) enum Written {
     /// The first `entries` were written, one behind the other from this location on.
-    Frame { entries: usize, at: Location, bytes: u64 },
+    Frame {
+        entries: usize,
+        at: Location,
+        bytes: u64,
+    },
     /// There is no segment to take them.
     NoSegment,
 }
@@ -138,7 +146,11 @@ impl Log {
         reserved: bool,
     ) -> Result<Written> {
         let Some(first) = entries.first() else {
-            return Ok(Written::Frame { entries: 0, at: Location::NONE, bytes: 0 });
+            return Ok(Written::Frame {
+                entries: 0,
+                at: Location::NONE,
+                bytes: 0,
+            });
         };
         let least = FRAME_HEADER_LEN + first.len();
         if self.room() < least && !self.open_segment(disk, space, reserved)? {
@@ -146,8 +158,13 @@ impl Log {
         }
         let room = self.room();
         let identity = self.identity();
-        let Some(head) = self.head.as_mut() else { return Ok(Written::NoSegment) };
-        let longest = FRAME_BYTES_TARGET.max(least).min(room).min(self.frame.len());
+        let Some(head) = self.head.as_mut() else {
+            return Ok(Written::NoSegment);
+        };
+        let longest = FRAME_BYTES_TARGET
+            .max(least)
+            .min(room)
+            .min(self.frame.len());
         let start = head.next_unit as usize * UNIT;
         let mut len = FRAME_HEADER_LEN;
         let mut count = 0;
@@ -167,7 +184,9 @@ impl Log {
                 key: key_of(&entry.record),
                 value: value_of(&entry.record),
             };
-            let Some(to) = self.frame.get_mut(len..next) else { break };
+            let Some(to) = self.frame.get_mut(len..next) else {
+                break;
+            };
             bytes.encode(&identity, head.segment, (start + len) as u32, to);
             if entry.is_commit() {
                 if first_sequence == 0 {
@@ -201,7 +220,11 @@ impl Log {
         let at = Location::new(head.segment, (start + FRAME_HEADER_LEN) as u32);
         head.next_unit += header.units();
         self.next_frame += 1;
-        Ok(Written::Frame { entries: count, at, bytes: padded as u64 })
+        Ok(Written::Frame {
+            entries: count,
+            at,
+            bytes: padded as u64,
+        })
     }
 
     /// Bytes that a frame may have in the open segment.
@@ -229,7 +252,13 @@ impl Log {
         };
         if !self.in_session {
             let session = self.superblock.session.wrapping_add(1);
-            self.write_superblock(disk, Superblock { session, ..self.superblock })?;
+            self.write_superblock(
+                disk,
+                Superblock {
+                    session,
+                    ..self.superblock
+                },
+            )?;
             self.in_session = true;
         }
         let segment = match free {
@@ -247,18 +276,24 @@ impl Log {
             durable_frame: self.durable_frame,
         };
         self.write_segment_header(disk, &header)?;
-        log_msg!(Level::Debug, "segment {segment} opened at frame {}", self.next_frame);
-        self.head = Some(Head { segment, next_unit: 1, first_frame: self.next_frame });
+        log_msg!(
+            Level::Debug,
+            "segment {segment} opened at frame {}",
+            self.next_frame
+        );
+        self.head = Some(Head {
+            segment,
+            next_unit: 1,
+            first_frame: self.next_frame,
+        });
         Ok(true)
     }
 
     /// Closes the open segment, if there is one.
-    pub(crate) fn close_segment<D: Disk>(
-        &mut self,
-        disk: &D,
-        space: &Mutex<SpaceMap>,
-    ) -> Result {
-        let Some(head) = self.head.take() else { return Ok(()) };
+    pub(crate) fn close_segment<D: Disk>(&mut self, disk: &D, space: &Mutex<SpaceMap>) -> Result {
+        let Some(head) = self.head.take() else {
+            return Ok(());
+        };
         let header = SegmentHeader {
             segment: head.segment,
             state: SegmentState::Closed,
@@ -275,12 +310,17 @@ impl Log {
     fn extend<D: Disk>(&mut self, disk: &D, space: &Mutex<SpaceMap>) -> Result<u32> {
         let used = self.superblock.segments_used;
         let more = (used / 8).clamp(1, 64);
-        let end = used.saturating_add(more).min(self.geometry().segments_total);
+        let end = used
+            .saturating_add(more)
+            .min(self.geometry().segments_total);
         for segment in used..end {
             self.write_free_header(disk, segment as u32)?;
         }
         disk.flush().map_err(Error::Os)?;
-        let superblock = Superblock { segments_used: end, ..self.superblock };
+        let superblock = Superblock {
+            segments_used: end,
+            ..self.superblock
+        };
         self.write_superblock(disk, superblock)?;
         let mut space = space.lock();
         while space.segments_used() < end {
@@ -309,7 +349,8 @@ impl Log {
         superblock.generation = self.superblock.generation.wrapping_add(1);
         superblock.durable_frame = self.durable_frame;
         superblock.encode(&mut self.unit);
-        disk.write(superblock.unit() * UNIT as u64, &self.unit).map_err(Error::Os)?;
+        disk.write(superblock.unit() * UNIT as u64, &self.unit)
+            .map_err(Error::Os)?;
         disk.flush().map_err(Error::Os)?;
         self.superblock = superblock;
         Ok(())

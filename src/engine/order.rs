@@ -33,7 +33,13 @@ struct Node {
 
 impl Node {
     const fn empty() -> Self {
-        Node { left: NIL, right: NIL, parent: NIL, red: false, record: None }
+        Node {
+            left: NIL,
+            right: NIL,
+            parent: NIL,
+            red: false,
+            record: None,
+        }
     }
 }
 
@@ -62,7 +68,12 @@ pub(crate) struct Order {
 
 impl Order {
     pub(crate) fn new() -> Self {
-        Order { chunks: Vec::new(), root: NIL, free: NIL, len: 0 }
+        Order {
+            chunks: Vec::new(),
+            root: NIL,
+            free: NIL,
+            len: 0,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -74,9 +85,16 @@ impl Order {
         if self.free != NIL {
             return Ok(());
         }
-        let base = self.chunks.len().checked_mul(CHUNK_NODES).ok_or(Error::NoMemory)?;
+        let base = self
+            .chunks
+            .len()
+            .checked_mul(CHUNK_NODES)
+            .ok_or(Error::NoMemory)?;
         // The highest number is below the bit that a later change may want for itself.
-        if base.checked_add(CHUNK_NODES).is_none_or(|end| end > i32::MAX as usize) {
+        if base
+            .checked_add(CHUNK_NODES)
+            .is_none_or(|end| end > i32::MAX as usize)
+        {
             return Err(Error::NoMemory);
         }
         let mut chunk = Vec::with_capacity(CHUNK_NODES)?;
@@ -129,7 +147,10 @@ impl Order {
     }
 
     fn key(&self, id: NodeId) -> &[u8] {
-        self.node(id).record.as_ref().map_or(&[], |record| key_of(record))
+        self.node(id)
+            .record
+            .as_ref()
+            .map_or(&[], |record| key_of(record))
     }
 
     fn side_of(&self, id: NodeId) -> Side {
@@ -179,13 +200,22 @@ impl Order {
         let mut at = self.root;
         while at != NIL {
             parent = at;
-            side = if key < self.key(at) { Side::Left } else { Side::Right };
+            side = if key < self.key(at) {
+                Side::Left
+            } else {
+                Side::Right
+            };
             at = self.child(at, side);
         }
         self.free = self.parent(id);
         record.header().set_order_node(id);
-        *self.node_mut(id) =
-            Node { left: NIL, right: NIL, parent, red: true, record: Some(record) };
+        *self.node_mut(id) = Node {
+            left: NIL,
+            right: NIL,
+            parent,
+            red: true,
+            record: Some(record),
+        };
         if parent == NIL {
             self.root = id;
         } else {
@@ -242,7 +272,10 @@ impl Order {
         record.header().set_order_node(NIL);
         let removed = self.node_mut(id).record.take();
         self.unlink(id);
-        *self.node_mut(id) = Node { parent: self.free, ..Node::empty() };
+        *self.node_mut(id) = Node {
+            parent: self.free,
+            ..Node::empty()
+        };
         self.free = id;
         self.len -= 1;
         removed
@@ -284,7 +317,11 @@ impl Order {
             let parent = self.parent(id);
             // The sentinel may stand on either side, but only one side of a node that lost a
             // black node can be the sentinel that `id` is: the other has a black node at least.
-            let side = if self.node(parent).left == id { Side::Left } else { Side::Right };
+            let side = if self.node(parent).left == id {
+                Side::Left
+            } else {
+                Side::Right
+            };
             let mut sibling = self.child(parent, side.other());
             if self.is_red(sibling) {
                 self.set_red(sibling, false);
@@ -389,7 +426,10 @@ mod tests {
             }
             let node = self.node(id);
             for child in [node.left, node.right] {
-                assert!(child == NIL || self.parent(child) == id, "parent link of {child}");
+                assert!(
+                    child == NIL || self.parent(child) == id,
+                    "parent link of {child}"
+                );
                 assert!(!(node.red && self.is_red(child)), "two red nodes in a row");
             }
             if node.left != NIL {

@@ -104,7 +104,10 @@ impl Header {
     /// What the record takes on the device, once it was written.
     pub(crate) fn extent(&self) -> Option<Extent> {
         let location = self.location();
-        location.is_some().then(|| Extent { location, len: self.encoded_len() as u32 })
+        location.is_some().then(|| Extent {
+            location,
+            len: self.encoded_len() as u32,
+        })
     }
 
     /// While the record waits to be written: the newest version of its key on the device. That
@@ -112,12 +115,19 @@ impl Header {
     pub(crate) fn previous(&self) -> Option<Extent> {
         let word = self.location.load(Relaxed);
         let location = Location(word & !PREVIOUS);
-        (word & PREVIOUS != 0).then(|| Extent { location, len: self.previous_len.load(Relaxed) })
+        (word & PREVIOUS != 0).then(|| Extent {
+            location,
+            len: self.previous_len.load(Relaxed),
+        })
     }
 
     pub(crate) fn set_previous(&self, previous: Option<Extent>) {
-        self.location.store(previous.map_or(0, |extent| extent.location.0 | PREVIOUS), Relaxed);
-        self.previous_len.store(previous.map_or(0, |extent| extent.len), Relaxed);
+        self.location.store(
+            previous.map_or(0, |extent| extent.location.0 | PREVIOUS),
+            Relaxed,
+        );
+        self.previous_len
+            .store(previous.map_or(0, |extent| extent.len), Relaxed);
     }
 
     pub(crate) fn order_node(&self) -> u32 {
@@ -138,7 +148,8 @@ impl Header {
 
     /// Stale copies of the key once this record is one.
     pub(crate) fn stale_copies_with_this(&self) -> u32 {
-        self.stale_copies().saturating_add(u32::from(!self.is_tombstone()))
+        self.stale_copies()
+            .saturating_add(u32::from(!self.is_tombstone()))
     }
 
     /// Counts one more stale copy, of kind `kind`.
@@ -187,7 +198,10 @@ impl Staged {
         check_key_len(key_len)?;
         let header = Header::new(key_len, value_len, kind);
         let record = Unique::alloc(header, key_len + value_len)?;
-        Ok(Staged { record: Some(record), key_len })
+        Ok(Staged {
+            record: Some(record),
+            key_len,
+        })
     }
 
     pub(crate) fn tombstone(key: &[u8]) -> Result<Self> {
@@ -201,7 +215,9 @@ impl Staged {
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        self.record.as_mut().map_or(&mut [], |record| record.bytes_mut())
+        self.record
+            .as_mut()
+            .map_or(&mut [], |record| record.bytes_mut())
     }
 
     /// The key's bytes.
@@ -232,12 +248,18 @@ pub(crate) fn check_key_len(len: usize) -> Result {
 
 /// The key of a record.
 pub(crate) fn key_of(record: &RecordObject) -> &[u8] {
-    record.bytes().get(..usize::from(record.header().key_len)).unwrap_or(&[])
+    record
+        .bytes()
+        .get(..usize::from(record.header().key_len))
+        .unwrap_or(&[])
 }
 
 /// The value of a record.
 pub(crate) fn value_of(record: &RecordObject) -> &[u8] {
-    record.bytes().get(usize::from(record.header().key_len)..).unwrap_or(&[])
+    record
+        .bytes()
+        .get(usize::from(record.header().key_len)..)
+        .unwrap_or(&[])
 }
 
 /// What a client may see of a record.

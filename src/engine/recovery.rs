@@ -30,9 +30,7 @@ use super::record::Location;
 use super::space::{Extent, SpaceMap};
 use super::store::{Core, Options, Persistence};
 use crate::sys::atomic::Ordering;
-use crate::sys::{
-    cond_resched, log_msg, now_ms, random_bytes, Arc, Disk, Level, PageBuf, Vec,
-};
+use crate::sys::{cond_resched, log_msg, now_ms, random_bytes, Arc, Disk, Level, PageBuf, Vec};
 
 /// Bytes at either end of a device that must be zero for it to count as empty.
 const EMPTY_PROBE_BYTES: u64 = 1 << 20;
@@ -41,15 +39,21 @@ const EMPTY_PROBE_BYTES: u64 = 1 << 20;
 const PROGRESS_INTERVAL_MS: u64 = 1000;
 
 /// Opens the store on `disk`, or formats it as `options` allow.
+///
+/// A refusal is an error, which the caller words for the user; the figures behind it are messages of
+/// [`Level::Info`].
 pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> {
     let bytes = disk.len_bytes();
     if disk.read_only() {
-        log_msg!(Level::Err, "the device is read-only: make it writable, or use another one");
+        log_msg!(
+            Level::Info,
+            "the device is read-only: make it writable, or use another one"
+        );
         return Err(Error::ReadOnly);
     }
     if disk.sector_bytes() as usize > UNIT {
         log_msg!(
-            Level::Err,
+            Level::Info,
             "the device has sectors of {} bytes; at most {UNIT} are supported",
             disk.sector_bytes()
         );
@@ -57,7 +61,7 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
     }
     let Some(geometry) = Geometry::for_device(bytes) else {
         log_msg!(
-            Level::Err,
+            Level::Info,
             "the device has {bytes} bytes; the least is {}",
             super::DEVICE_BYTES_MIN
         );
@@ -67,7 +71,7 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
         SuperblockFound::Valid(found) if !options.force_initialize => {
             if found.device_bytes > bytes {
                 log_msg!(
-                    Level::Err,
+                    Level::Info,
                     "the store was made on a device of {} bytes and this one has {bytes}: a part \
                      is missing; restore the device to its size",
                     found.device_bytes
@@ -77,11 +81,14 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
             return recover(disk, found, options);
         }
         _ if options.force_initialize => {
-            log_msg!(Level::Warning, "force_initialize: whatever the device held is gone");
+            log_msg!(
+                Level::Warning,
+                "force_initialize: whatever the device held is gone"
+            );
         }
         SuperblockFound::Newer(version) => {
             log_msg!(
-                Level::Err,
+                Level::Info,
                 "the store has format {version} and this module knows {FORMAT_VERSION}: use a \
                  newer module"
             );
@@ -89,7 +96,7 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
         }
         SuperblockFound::Damaged => {
             log_msg!(
-                Level::Err,
+                Level::Info,
                 "both superblocks are damaged: restore the device from a backup; \
                  force_initialize=1 formats it anew"
             );
@@ -98,7 +105,7 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
         _ => {
             if !is_empty(&*disk)? {
                 log_msg!(
-                    Level::Err,
+                    Level::Info,
                     "the device is not empty and not an hpkv store: it is left alone; \
                      force_initialize=1 formats it all the same"
                 );
@@ -106,7 +113,7 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
             }
             if !options.initialize_if_empty {
                 log_msg!(
-                    Level::Err,
+                    Level::Info,
                     "the device is empty and initialize_if_empty=0: load with \
                      initialize_if_empty=1 to format it"
                 );
@@ -118,7 +125,10 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
     random_bytes(&mut device_id);
     let superblock = Superblock {
         generation: 0,
-        identity: Identity { device_id, incarnation: 1 },
+        identity: Identity {
+            device_id,
+            incarnation: 1,
+        },
         geometry,
         segments_used: 0,
         device_bytes: bytes,
@@ -183,8 +193,12 @@ fn read_superblock<D: Disk>(disk: &D) -> Result<SuperblockFound> {
                 SuperblockFound::Valid(if b.generation > a.generation { b } else { a })
             }
             // A newer format in one place means that a newer module was at work.
-            (newer @ SuperblockFound::Newer(_), _) | (_, newer @ SuperblockFound::Newer(_)) => newer,
-            (valid @ SuperblockFound::Valid(_), _) | (_, valid @ SuperblockFound::Valid(_)) => valid,
+            (newer @ SuperblockFound::Newer(_), _) | (_, newer @ SuperblockFound::Newer(_)) => {
+                newer
+            }
+            (valid @ SuperblockFound::Valid(_), _) | (_, valid @ SuperblockFound::Valid(_)) => {
+                valid
+            }
             (SuperblockFound::Damaged, _) | (_, SuperblockFound::Damaged) => {
                 SuperblockFound::Damaged
             }
@@ -286,7 +300,10 @@ fn recover<D: Disk>(disk: Arc<D>, superblock: Superblock, options: &Options) -> 
     let log = recovery.read_log(survey, superblock)?;
     recovery.drop_needless_tombstones()?;
     let next = recovery.highest_sequence.saturating_add(1);
-    let (read, took) = (recovery.records_read, now_ms().saturating_sub(recovery.started_ms));
+    let (read, took) = (
+        recovery.records_read,
+        now_ms().saturating_sub(recovery.started_ms),
+    );
     *persistence.log.lock() = log;
     core.next_sequence.store(next, Ordering::Release);
     persistence.buffer.set_recovered(next.saturating_sub(1));
@@ -334,7 +351,11 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Reads every segment, decides where the log ends, and cuts off what lies behind.
     fn read_log(&mut self, survey: Survey, superblock: Superblock) -> Result<Log> {
-        let Survey { live, mut durable_frame, mut highest_frame } = survey;
+        let Survey {
+            live,
+            mut durable_frame,
+            mut highest_frame,
+        } = survey;
         let mut parts: Vec<Part> = Vec::new();
         for (at, header) in live.iter().enumerate() {
             self.progress(at, live.len());
@@ -371,7 +392,11 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Finds the first frame that does not count, if there is one; or that durable ones are gone.
     fn find_end(&self, parts: &[Part], durable_frame: u64) -> Result<Option<u64>> {
-        let mut tail = Tail { next_frame: 1, complete: true, cut: None };
+        let mut tail = Tail {
+            next_frame: 1,
+            complete: true,
+            cut: None,
+        };
         for part in parts {
             if tail.cut.is_some() {
                 break;
@@ -474,7 +499,10 @@ impl<D: Disk> Recovery<'_, D> {
     fn apply(&mut self, part: &Part, cut: Option<u64>) -> Result {
         let header = part.header;
         let state = SegmentState::Closed;
-        self.persistence.space.lock().set_in_use(header.segment, state)?;
+        self.persistence
+            .space
+            .lock()
+            .set_in_use(header.segment, state)?;
         let segment = core::mem::replace(&mut self.segment, PageBuf::zeroed(UNIT)?);
         let mut result = Ok(());
         let identity = self.identity;
@@ -517,14 +545,19 @@ impl<D: Disk> Recovery<'_, D> {
         let header = record.header();
         header.set_location(location);
         header.set_stale_copies(
-            current.as_ref().map_or(0, |old| old.header().stale_copies_with_this()),
+            current
+                .as_ref()
+                .map_or(0, |old| old.header().stale_copies_with_this()),
         );
         shard.prepare(&mut state, current.as_ref())?;
         shard.publish(&mut state, &record, current.as_ref())?;
         drop(state);
         self.persistence.recharge(&record, current.as_ref());
         let mut space = self.persistence.space.lock();
-        space.add_live(Extent { location, len: header.encoded_len() as u32 });
+        space.add_live(Extent {
+            location,
+            len: header.encoded_len() as u32,
+        });
         if let Some(extent) = current.as_ref().and_then(|old| old.header().extent()) {
             space.remove_live(extent);
         }
@@ -558,7 +591,9 @@ impl<D: Disk> Recovery<'_, D> {
         let mut wrote = false;
         for part in parts {
             let header = part.header;
-            let last = cut.map_or(part.last_frame, |cut| part.last_frame.min(cut.wrapping_sub(1)));
+            let last = cut.map_or(part.last_frame, |cut| {
+                part.last_frame.min(cut.wrapping_sub(1))
+            });
             if last < header.first_frame || cut.is_some_and(|cut| header.first_frame >= cut) {
                 log.write_free_header(self.disk, header.segment)?;
                 self.persistence.space.lock().set_free(header.segment);

@@ -81,7 +81,11 @@ impl<D: Disk> Store<D> {
         self.core.count(Event::Scans, 1);
         let mut sources = Vec::with_capacity(self.core.shards.len())?;
         for shard in self.core.shards.iter() {
-            let mut source = Source { shard, ahead: Vec::new(), more: false };
+            let mut source = Source {
+                shard,
+                ahead: Vec::new(),
+                more: false,
+            };
             source.refill(request.start, request.after, request.end)?;
             sources.push(source)?;
         }
@@ -90,8 +94,15 @@ impl<D: Disk> Store<D> {
                 .iter_mut()
                 .filter(|source| !source.ahead.is_empty())
                 .min_by(|a, b| key_of_last(&a.ahead).cmp(key_of_last(&b.ahead)));
-            let Some(source) = nearest else { return Ok(ScanEnd { cursor, more: false }) };
-            let Some(record) = source.ahead.pop() else { continue };
+            let Some(source) = nearest else {
+                return Ok(ScanEnd {
+                    cursor,
+                    more: false,
+                });
+            };
+            let Some(record) = source.ahead.pop() else {
+                continue;
+            };
             if source.ahead.is_empty() && source.more {
                 source.refill(key_of(&record), true, request.end)?;
             }

@@ -43,7 +43,10 @@ impl Shard {
             key_bytes: 0,
             value_bytes: 0,
         };
-        Ok(Shard { index, state: Mutex::new(state)? })
+        Ok(Shard {
+            index,
+            state: Mutex::new(state)?,
+        })
     }
 
     /// Allocates what [`Shard::publish`] needs, so that it cannot fail half-way.
@@ -91,7 +94,10 @@ impl Shard {
     /// Takes the current record of a key out of the shard without a trace.
     pub(crate) fn forget(&self, state: &mut ShardState, current: &Record) {
         let header = current.header();
-        drop(self.index.remove(&mut state.writer, header.hash, key_of(current)));
+        drop(
+            self.index
+                .remove(&mut state.writer, header.hash, key_of(current)),
+        );
         if !header.is_tombstone() {
             drop(state.order.remove(current));
             state.uncount(current);

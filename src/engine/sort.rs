@@ -19,7 +19,11 @@ pub(super) fn sort_by_key<T, K: Ord>(items: &mut [T], key: impl Fn(&T) -> K) {
             return;
         }
         let right = left.saturating_add(1);
-        let child = if right < len && is_less(items, left, right) { right } else { left };
+        let child = if right < len && is_less(items, left, right) {
+            right
+        } else {
+            left
+        };
         if !is_less(items, at, child) {
             return;
         }

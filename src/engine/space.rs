@@ -45,7 +45,13 @@ pub(crate) struct SpaceMap {
 
 impl SpaceMap {
     pub(crate) fn new(geometry: Geometry) -> Self {
-        SpaceMap { geometry, segments: Vec::new(), in_use: 0, live_bytes: 0, live_units: 0 }
+        SpaceMap {
+            geometry,
+            segments: Vec::new(),
+            in_use: 0,
+            live_bytes: 0,
+            live_units: 0,
+        }
     }
 
     /// Segments that may be written: free ones, and those never used.
@@ -80,7 +86,10 @@ impl SpaceMap {
 
     /// The lowest free segment that has a header: the region in use stays short.
     pub(crate) fn first_free(&self) -> Option<u32> {
-        let at = self.segments.iter().position(|segment| segment.state == SegmentState::Free)?;
+        let at = self
+            .segments
+            .iter()
+            .position(|segment| segment.state == SegmentState::Free)?;
         Some(at as u32)
     }
 
@@ -101,7 +110,9 @@ impl SpaceMap {
 
     /// Notes that a segment is free. What was live in it is no longer counted.
     pub(crate) fn set_free(&mut self, at: u32) {
-        let Some(segment) = self.segments.get_mut(at as usize) else { return };
+        let Some(segment) = self.segments.get_mut(at as usize) else {
+            return;
+        };
         if segment.state == SegmentState::Free {
             return;
         }
@@ -127,7 +138,9 @@ impl SpaceMap {
 
     /// Live bytes of a segment.
     pub(crate) fn live_bytes_of(&self, segment: u32) -> u64 {
-        self.segments.get(segment as usize).map_or(0, |segment| segment.live_bytes)
+        self.segments
+            .get(segment as usize)
+            .map_or(0, |segment| segment.live_bytes)
     }
 
     /// Counts an extent as live.
@@ -200,7 +213,10 @@ pub(crate) fn charge(geometry: &Geometry, len: u32) -> u64 {
     if len <= payload / 16 {
         return len;
     }
-    let fit = (geometry.record_bytes_max() as u64).checked_div(len).unwrap_or(1).max(1);
+    let fit = (geometry.record_bytes_max() as u64)
+        .checked_div(len)
+        .unwrap_or(1)
+        .max(1);
     payload / fit
 }
 
@@ -213,6 +229,8 @@ fn free_wanted(geometry: &Geometry) -> u64 {
 /// What is left free lets compaction find a segment worth emptying at any time: with all closed
 /// segments as full as each other they are 92 % full.
 pub(crate) fn capacity(geometry: &Geometry) -> u64 {
-    let segments = geometry.segments_total.saturating_sub(free_wanted(geometry));
+    let segments = geometry
+        .segments_total
+        .saturating_sub(free_wanted(geometry));
     segments.saturating_mul(geometry.payload_bytes() as u64) / 100 * 92
 }

@@ -246,14 +246,18 @@ impl<D: Disk> Core<D> {
         if self.persistence.is_some() {
             state.pending.reserve(1)?;
         }
-        let Some(draft) = staged.record.as_ref() else { return Err(Error::Invalid) };
+        let Some(draft) = staged.record.as_ref() else {
+            return Err(Error::Invalid);
+        };
         let len = draft.header().encoded_len();
         let tombstone = draft.header().is_tombstone();
         if let Some(persistence) = &self.persistence {
             persistence.charge(len as u32, tombstone, current)?;
             persistence.buffer.add(len as u64);
         }
-        let Some(mut draft) = staged.record.take() else { return Err(Error::Invalid) };
+        let Some(mut draft) = staged.record.take() else {
+            return Err(Error::Invalid);
+        };
         let sequence = self.next_sequence.fetch_add(1, Ordering::AcqRel);
         let header = draft.header_mut();
         header.sequence = sequence;
@@ -297,7 +301,9 @@ impl<D: Disk> Core<D> {
 
     /// Announces a commit of a record of `len` bytes, and waits as `options` say.
     fn finish(&self, sequence: u64, len: usize, options: &WriteOptions) -> Result {
-        let Some(persistence) = &self.persistence else { return Ok(()) };
+        let Some(persistence) = &self.persistence else {
+            return Ok(());
+        };
         persistence.buffer.announce(len as u64);
         if options.durability == Durability::Sync {
             persistence.buffer.wait_durable(sequence)?;
@@ -370,15 +376,24 @@ impl<D: Disk> Persistence<D> {
     pub(crate) fn recharge(&self, record: &Record, replaced: Option<&Record>) {
         let sums = |record: &Record| {
             let charge = self.charge_of(record);
-            (charge, if record.header().is_tombstone() { charge } else { 0 })
+            (
+                charge,
+                if record.header().is_tombstone() {
+                    charge
+                } else {
+                    0
+                },
+            )
         };
         let (all, tombstones) = sums(record);
         self.charged.fetch_add(all, Ordering::Relaxed);
-        self.charged_tombstones.fetch_add(tombstones, Ordering::Relaxed);
+        self.charged_tombstones
+            .fetch_add(tombstones, Ordering::Relaxed);
         if let Some(replaced) = replaced {
             let (all, tombstones) = sums(replaced);
             self.charged.fetch_sub(all, Ordering::Relaxed);
-            self.charged_tombstones.fetch_sub(tombstones, Ordering::Relaxed);
+            self.charged_tombstones
+                .fetch_sub(tombstones, Ordering::Relaxed);
         }
     }
 }
@@ -407,10 +422,11 @@ impl<D: Disk> Store<D> {
     fn start(core: Core<D>, options: &Options) -> Result<Arc<Self>> {
         let core = arc_new(core)?;
         let shared = core.clone();
-        let compactor = arc_new(Worker::new(c"hpkv_compact", move || compaction::run(&shared))?)?;
+        let compactor = arc_new(Worker::new(c"hpkv_compact", move || {
+            compaction::run(&shared)
+        })?)?;
         let (shared, kick) = (core.clone(), compactor.clone());
-        let writer =
-            Thread::spawn(c"hpkv_flush", move || writer::run(&shared, || kick.kick()))?;
+        let writer = Thread::spawn(c"hpkv_flush", move || writer::run(&shared, || kick.kick()))?;
         Self::assemble(core, options, Some(Threads { writer, compactor }))
     }
 
@@ -420,8 +436,12 @@ impl<D: Disk> Store<D> {
         threads: Option<Threads>,
     ) -> Result<Arc<Self>> {
         let compactor = threads.as_ref().map(|threads| threads.compactor.clone());
-        let store =
-            Store { core, options: options.clone(), threads: Mutex::new(threads)?, compactor };
+        let store = Store {
+            core,
+            options: options.clone(),
+            threads: Mutex::new(threads)?,
+            compactor,
+        };
         Ok(arc_new(store)?)
     }
 
@@ -453,7 +473,9 @@ impl<D: Disk> Store<D> {
             core.wait_for_room()?;
             let mut state = shard.state.lock();
             let current = shard.index.get(hash, staged.key());
-            let seen = current.as_ref().filter(|record| record.header().is_visible(wall_ms));
+            let seen = current
+                .as_ref()
+                .filter(|record| record.header().is_visible(wall_ms));
             Core::<D>::check_conditions(options, seen)?;
             core.commit(shard, &mut state, hash, staged, current.as_ref())
         })?;
@@ -466,17 +488,26 @@ impl<D: Disk> Store<D> {
     pub(crate) fn delete(&self, key: &[u8], options: &WriteOptions) -> Result<u64> {
         let core = &self.core;
         let mut staged = Staged::tombstone(key)?;
-        let len = staged.record.as_ref().map_or(0, |record| record.header().encoded_len());
+        let len = staged
+            .record
+            .as_ref()
+            .map_or(0, |record| record.header().encoded_len());
         let hash = core.hash_key.hash(key);
         let shard = core.shard(hash)?;
         core.wait_for_room()?;
         let sequence = {
             let mut state = shard.state.lock();
             let current = shard.index.get(hash, key);
-            let seen = current.as_ref().filter(|record| record.header().is_visible(wall_ms));
+            let seen = current
+                .as_ref()
+                .filter(|record| record.header().is_visible(wall_ms));
             Core::<D>::check_conditions(options, seen)?;
             if seen.is_none() {
-                return Err(if state.sealed { Error::Sealed } else { Error::NotFound });
+                return Err(if state.sealed {
+                    Error::Sealed
+                } else {
+                    Error::NotFound
+                });
             }
             core.commit(shard, &mut state, hash, &mut staged, current.as_ref())?
         };
@@ -501,7 +532,9 @@ impl<D: Disk> Store<D> {
             core.wait_for_room()?;
             let mut state = shard.state.lock();
             let current = shard.index.get(hash, key);
-            let seen = current.as_ref().filter(|record| record.header().is_visible(wall_ms));
+            let seen = current
+                .as_ref()
+                .filter(|record| record.header().is_visible(wall_ms));
             Core::<D>::check_conditions(options, seen)?;
             let old = seen.map_or(&[][..], |record| value_of(record));
             let mut staged = patched(key, old, data, at)?;
@@ -511,13 +544,15 @@ impl<D: Disk> Store<D> {
             header.expires_ms = seen.map_or(0, |record| record.header().expires_ms);
             let (len, value_len) = (header.encoded_len(), header.value_len);
             self.check_fits(len)?;
-            let sequence =
-                core.commit(shard, &mut state, hash, &mut staged, current.as_ref())?;
+            let sequence = core.commit(shard, &mut state, hash, &mut staged, current.as_ref())?;
             Ok((sequence, len, value_len))
         })?;
         core.count(Event::Puts, 1);
         core.finish(sequence, len, options)?;
-        Ok(Updated { version: sequence, value_len })
+        Ok(Updated {
+            version: sequence,
+            value_len,
+        })
     }
 
     /// [`Error::ValueTooLong`] if a record of `len` bytes does not fit into a segment.
@@ -581,7 +616,10 @@ impl<D: Disk> Store<D> {
 
     /// Whether changes are refused.
     pub(crate) fn is_sealed(&self) -> bool {
-        self.core.shards.first().is_none_or(|shard| shard.state.lock().sealed)
+        self.core
+            .shards
+            .first()
+            .is_none_or(|shard| shard.state.lock().sealed)
     }
 
     fn set_sealed(&self, sealed: bool) {
@@ -595,7 +633,9 @@ impl<D: Disk> Store<D> {
     /// Returns the commits that did not get to the device; none, unless the device failed.
     pub(crate) fn close(&self) -> u64 {
         let threads = self.threads.lock().take();
-        let (Some(threads), Some(persistence)) = (threads, &self.core.persistence) else { return 0 };
+        let (Some(threads), Some(persistence)) = (threads, &self.core.persistence) else {
+            return 0;
+        };
         persistence.buffer.stop();
         threads.writer.join();
         threads.compactor.stop();

@@ -41,7 +41,9 @@ struct Rounds {
 
 /// Works until the store is closed. `kick_compaction` is called when space gets short.
 pub(crate) fn run<D: Disk>(core: &Core<D>, kick_compaction: impl Fn()) {
-    let Some(persistence) = &core.persistence else { return };
+    let Some(persistence) = &core.persistence else {
+        return;
+    };
     let mut rounds = Rounds {
         commits: Vec::new(),
         moves: Vec::new(),
@@ -85,7 +87,10 @@ impl Rounds {
         self.moves = moves;
 
         let mut commits = core::mem::take(&mut self.commits);
-        let due = commits.iter().take_while(|entry| entry.record.header().sequence <= cut).count();
+        let due = commits
+            .iter()
+            .take_while(|entry| entry.record.header().sequence <= cut)
+            .count();
         let mut later = split_off(&mut commits, due);
         let stuck = self.write(core, persistence, &mut log, &mut commits, false);
         match commits.first() {
@@ -156,7 +161,11 @@ impl Rounds {
                 break Ok(false);
             };
             match log.write_frame(&*disk, &persistence.space, rest, reserved) {
-                Ok(Written::Frame { entries: count, at, bytes }) => {
+                Ok(Written::Frame {
+                    entries: count,
+                    at,
+                    bytes,
+                }) => {
                     log_msg!(
                         Level::Debug,
                         "frame {}: {count} records of {bytes} bytes, moves: {reserved}",
@@ -219,7 +228,10 @@ fn settle<D: Disk>(core: &Core<D>, entry: &mut Entry, location: Location) -> Opt
     let shard = core.shard(header.hash).ok()?;
     let _state = shard.state.lock();
     let newest = shard.index.get(header.hash, key_of(record))?;
-    let extent = Extent { location, len: header.encoded_len() as u32 };
+    let extent = Extent {
+        location,
+        len: header.encoded_len() as u32,
+    };
     let old = match entry.why {
         Why::Commit if Record::ptr_eq(&newest, record) => {
             let old = newest.header().previous();
@@ -272,7 +284,10 @@ fn push_patiently(entries: &mut Vec<Entry>, entry: Entry) {
     let mut told = false;
     while entries.reserve(1).is_err() {
         if !told {
-            log_msg!(Level::Warning, "no memory to write the log: waiting for some");
+            log_msg!(
+                Level::Warning,
+                "no memory to write the log: waiting for some"
+            );
             told = true;
         }
         sleep_ms(NO_MEMORY_RETRY_MS);

@@ -18,7 +18,6 @@
 
 use core::mem::size_of;
 
-use super::errnos::{E2BIG, EBADF, EFAULT, EFBIG, EINTR, EINVAL, ENOMEM, ENOTTY, EPERM, ERANGE};
 use super::{errno, params, Service};
 use crate::abi::{self, *};
 use crate::engine::{
@@ -26,6 +25,9 @@ use crate::engine::{
     KEY_LEN_MAX, VALUE_LEN_MAX,
 };
 use crate::sys::chardev::{Access, Destination, Device, Source};
+use crate::sys::errno::{
+    E2BIG, EBADF, EFAULT, EFBIG, EINTR, EINVAL, ENOMEM, ENOTTY, EPERM, ERANGE,
+};
 use crate::sys::uaccess::{
     bytes_of, copy_in, copy_out, copy_out_nofault, copy_struct_in, copy_struct_out, Plain,
 };

@@ -72,31 +72,3 @@ fn copy(to: &mut [u8], from: &[u8]) -> Result<(), Error> {
 fn errno(error: Error) -> i32 {
     error.errno()
 }
-
-/// Error numbers that front ends give of their own accord.
-mod errnos {
-    use kernel::bindings;
-
-    pub(super) const E2BIG: i32 = bindings::E2BIG as i32;
-    pub(super) const EACCES: i32 = bindings::EACCES as i32;
-    pub(super) const EADDRINUSE: i32 = bindings::EADDRINUSE as i32;
-    pub(super) const EADDRNOTAVAIL: i32 = bindings::EADDRNOTAVAIL as i32;
-    pub(super) const EAGAIN: i32 = bindings::EAGAIN as i32;
-    pub(super) const EBADF: i32 = bindings::EBADF as i32;
-    pub(super) const EBUSY: i32 = bindings::EBUSY as i32;
-    pub(super) const ECONNABORTED: i32 = bindings::ECONNABORTED as i32;
-    pub(super) const EFAULT: i32 = bindings::EFAULT as i32;
-    pub(super) const EFBIG: i32 = bindings::EFBIG as i32;
-    pub(super) const EINTR: i32 = bindings::EINTR as i32;
-    pub(super) const EINVAL: i32 = bindings::EINVAL as i32;
-    pub(super) const EISDIR: i32 = bindings::EISDIR as i32;
-    pub(super) const ENODEV: i32 = bindings::ENODEV as i32;
-    pub(super) const ENOENT: i32 = bindings::ENOENT as i32;
-    pub(super) const ENOMEM: i32 = bindings::ENOMEM as i32;
-    pub(super) const ENOTBLK: i32 = bindings::ENOTBLK as i32;
-    pub(super) const ENOTTY: i32 = bindings::ENOTTY as i32;
-    pub(super) const ENXIO: i32 = bindings::ENXIO as i32;
-    pub(super) const EPERM: i32 = bindings::EPERM as i32;
-    pub(super) const ERANGE: i32 = bindings::ERANGE as i32;
-    pub(super) const EROFS: i32 = bindings::EROFS as i32;
-}

@@ -15,11 +15,13 @@
 
 use core::fmt::{self, Write};
 
-use super::errnos::{EACCES, EBUSY, EISDIR, ENODEV, ENOENT, ENOMEM, ENOTBLK, ENXIO, EPERM, EROFS};
 use super::params::Settings;
 use super::Db;
 use crate::engine::{Error, Options, Store};
 use crate::sys::atomic::{AtomicU32, Ordering::Relaxed};
+use crate::sys::errno::{
+    EACCES, EBUSY, EISDIR, ENODEV, ENOENT, ENOMEM, ENOTBLK, ENXIO, EPERM, EROFS,
+};
 use crate::sys::{arc_new, log_msg, Arc, BlockDevice, Disk, Level, Mutex, Vec};
 
 /// Where a database lies.

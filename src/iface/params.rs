@@ -19,11 +19,11 @@
 
 use core::fmt::Write;
 
-use super::errnos::{EBUSY, EINVAL, ENODEV, ENOMEM};
 use super::mount::Place;
 use super::Service;
 use crate::engine::Durability;
 use crate::sys::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering::Relaxed};
+use crate::sys::errno::{EBUSY, EINVAL, ENODEV, ENOMEM};
 use crate::sys::params::{lock, module_parameter, Cell, Locked, Parameter, Text};
 use crate::sys::{log_level, log_msg, set_log_level, Arc, Level, Vec};
 

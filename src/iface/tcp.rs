@@ -32,12 +32,12 @@
 //! Raise `stop`, shut the listener down, join the accepting thread: now no connection is added.
 //! Shut every connection down, join the reaper, which has joined all others before it ends.
 
-use super::errnos::{EADDRINUSE, EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ENOMEM};
 use super::{params, Service};
 use crate::engine::{Error, WriteOptions};
 use crate::proto::line::{LineBuffer, Next, NoMemory, Storage};
 use crate::proto::text::{self, Request};
 use crate::sys::atomic::{AtomicBool, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use crate::sys::errno::{EADDRINUSE, EADDRNOTAVAIL, EAGAIN, ECONNABORTED, ENOMEM};
 use crate::sys::socket::{Connection, Listener};
 use crate::sys::{arc_new, cond_resched, log_msg, now_ms, Arc, Condvar, Level, Mutex, Thread, Vec};
 

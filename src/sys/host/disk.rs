@@ -88,7 +88,11 @@ impl MemoryDisk {
 
     /// A disk that holds `image`.
     pub fn from_image(image: Vec<u8>) -> Self {
-        let state = State { durable: image.clone(), bytes: image, loose: Vec::new() };
+        let state = State {
+            durable: image.clone(),
+            bytes: image,
+            loose: Vec::new(),
+        };
         MemoryDisk {
             state: Arc::new(Mutex::new(state)),
             failing_in: Arc::new(AtomicI64::new(-1)),
@@ -146,8 +150,11 @@ impl MemoryDisk {
 
 fn range(len: usize, offset: u64, count: usize) -> Result<std::ops::Range<usize>, i32> {
     let start = usize::try_from(offset).map_err(|_| EINVAL)?;
-    let end = start.checked_add(count).filter(|end| *end <= len).ok_or(EINVAL)?;
-    if start % SECTOR != 0 || count % SECTOR != 0 {
+    let end = start
+        .checked_add(count)
+        .filter(|end| *end <= len)
+        .ok_or(EINVAL)?;
+    if !start.is_multiple_of(SECTOR) || !count.is_multiple_of(SECTOR) {
         return Err(EINVAL);
     }
     Ok(start..end)

@@ -176,7 +176,7 @@ impl PageBuf {
 
     /// `len` zero bytes; `len` is a multiple of [`PageBuf::ALIGN`].
     pub fn zeroed(len: usize) -> Result<Self, AllocError> {
-        if len % Self::ALIGN != 0 {
+        if !len.is_multiple_of(Self::ALIGN) {
             return Err(AllocError);
         }
         allow()?;

@@ -11,9 +11,7 @@ mod thread;
 
 pub use disk::{FileDisk, MemoryDisk};
 pub use memory::{arc_new, fail_allocation_after, PageBuf, Vec};
-pub use rcu::{
-    rcu_read_lock, synchronize_rcu, Object, RcuCell, ReadGuard, Shared, Unique,
-};
+pub use rcu::{rcu_read_lock, synchronize_rcu, Object, RcuCell, ReadGuard, Shared, Unique};
 pub use std::sync::Arc;
 pub use thread::{Condvar, Counters, Mutex, MutexGuard, Thread, Worker};
 
@@ -29,7 +27,9 @@ pub fn now_ms() -> u64 {
 
 /// Milliseconds since the epoch by the wall clock.
 pub fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Fills `bytes` with numbers nobody can guess.

@@ -58,7 +58,9 @@ impl<H> Object<H> {
                 }
             })
             .ok()?;
-        Some(Shared { object: ptr::from_ref(self).cast_mut() })
+        Some(Shared {
+            object: ptr::from_ref(self).cast_mut(),
+        })
     }
 }
 
@@ -70,7 +72,11 @@ impl<H: Send + Sync + 'static> Unique<H> {
     pub fn alloc(header: H, len: usize) -> Result<Self, AllocError> {
         allow()?;
         let bytes = vec![0; len].into_boxed_slice();
-        Ok(Unique(Box::new(Object { references: AtomicUsize::new(1), header, bytes })))
+        Ok(Unique(Box::new(Object {
+            references: AtomicUsize::new(1),
+            header,
+            bytes,
+        })))
     }
 }
 
@@ -97,7 +103,9 @@ impl<H> Unique<H> {
 
     /// The object, from now on shared and unchanged.
     pub fn share(self) -> Shared<H> {
-        Shared { object: Box::into_raw(self.0) }
+        Shared {
+            object: Box::into_raw(self.0),
+        }
     }
 }
 
@@ -127,7 +135,9 @@ impl<H> Shared<H> {
 impl<H> Clone for Shared<H> {
     fn clone(&self) -> Self {
         self.references.fetch_add(1, Ordering::Relaxed);
-        Shared { object: self.object }
+        Shared {
+            object: self.object,
+        }
     }
 }
 
@@ -172,7 +182,9 @@ unsafe impl<H: Send + Sync> Sync for RcuCell<H> {}
 impl<H> RcuCell<H> {
     /// A cell without a reference.
     pub const fn empty() -> Self {
-        RcuCell { object: AtomicPtr::new(ptr::null_mut()) }
+        RcuCell {
+            object: AtomicPtr::new(ptr::null_mut()),
+        }
     }
 
     /// What the cell refers to, as long as the read section lasts.
@@ -185,7 +197,9 @@ impl<H> RcuCell<H> {
 
     /// Puts a reference, or none, into the cell and gives back what was there.
     pub fn swap(&self, next: Option<Shared<H>>) -> Option<Shared<H>> {
-        let next = next.map_or(ptr::null_mut(), |shared| std::mem::ManuallyDrop::new(shared).object);
+        let next = next.map_or(ptr::null_mut(), |shared| {
+            std::mem::ManuallyDrop::new(shared).object
+        });
         let old = self.object.swap(next, Ordering::AcqRel);
         // INVARIANT: The reference that the cell owned is the caller's now.
         (!old.is_null()).then(|| Shared { object: old })

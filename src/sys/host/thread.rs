@@ -33,13 +33,17 @@ impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("only empty while its condition variable waits")
+        self.0
+            .as_ref()
+            .expect("only empty while its condition variable waits")
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("only empty while its condition variable waits")
+        self.0
+            .as_mut()
+            .expect("only empty while its condition variable waits")
     }
 }
 
@@ -96,7 +100,10 @@ impl Thread {
     ) -> Result<Self, AllocError> {
         allow()?;
         let name = name.to_string_lossy().into_owned();
-        let handle = std::thread::Builder::new().name(name).spawn(body).map_err(|_| AllocError)?;
+        let handle = std::thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .map_err(|_| AllocError)?;
         Ok(Thread(Some(handle)))
     }
 
@@ -110,7 +117,10 @@ impl Drop for Thread {
     fn drop(&mut self) {
         if let Some(handle) = self.0.take() {
             let result = handle.join();
-            assert!(result.is_ok() || std::thread::panicking(), "a thread of the engine panicked");
+            assert!(
+                result.is_ok() || std::thread::panicking(),
+                "a thread of the engine panicked"
+            );
         }
     }
 }
@@ -134,7 +144,10 @@ impl Worker {
         work: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, AllocError> {
         allow()?;
-        let state = Arc::new((std::sync::Mutex::new(WorkState::default()), Default::default()));
+        let state = Arc::new((
+            std::sync::Mutex::new(WorkState::default()),
+            Default::default(),
+        ));
         let shared: Arc<(std::sync::Mutex<WorkState>, std::sync::Condvar)> = Arc::clone(&state);
         let body = move || loop {
             let (lock, wake) = &*shared;
@@ -150,8 +163,14 @@ impl Worker {
             work();
         };
         let name = name.to_string_lossy().into_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(body).map_err(|_| AllocError)?;
-        Ok(Worker { state, thread: std::sync::Mutex::new(Some(thread)) })
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .map_err(|_| AllocError)?;
+        Ok(Worker {
+            state,
+            thread: std::sync::Mutex::new(Some(thread)),
+        })
     }
 
     /// Lets the work run once more, soon.
@@ -166,10 +185,17 @@ impl Worker {
         let (lock, wake) = &*self.state;
         lock.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         wake.notify_all();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread {
             let result = thread.join();
-            assert!(result.is_ok() || std::thread::panicking(), "work of the engine panicked");
+            assert!(
+                result.is_ok() || std::thread::panicking(),
+                "work of the engine panicked"
+            );
         }
     }
 }
@@ -202,6 +228,8 @@ impl<const N: usize> Counters<N> {
 
     /// Where a counter stands.
     pub fn sum(&self, counter: usize) -> u64 {
-        self.0.get(counter).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        self.0
+            .get(counter)
+            .map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 }

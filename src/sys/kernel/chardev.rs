@@ -17,7 +17,7 @@ use kernel::miscdevice::{MiscDevice, MiscDeviceOptions, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
-use crate::sys::Arc;
+use crate::sys::{errno, Arc};
 
 /// How a file was opened.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ impl Source<'_, '_> {
         if self.0.copy_from_iter(to) == to.len() {
             Ok(())
         } else {
-            Err(bindings::EFAULT as i32)
+            Err(errno::EFAULT)
         }
     }
 }
@@ -186,7 +186,7 @@ impl<D: Device> Registration<D> {
             },
             GFP_KERNEL,
         )
-        .map_err(|_| bindings::ENOMEM as i32)?;
+        .map_err(|_| errno::ENOMEM)?;
 
         let raw = node.misc.get();
         // SAFETY: Nobody else knows of the node yet.

@@ -16,6 +16,7 @@ mod block;
 pub mod chardev;
 mod clock;
 mod counters;
+pub mod errno;
 mod lock;
 mod log;
 mod memory;

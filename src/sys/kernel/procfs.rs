@@ -10,7 +10,7 @@ use kernel::ffi::{c_char, c_int, c_void};
 use kernel::prelude::*;
 use kernel::seq_file::SeqFile;
 
-use crate::sys::Arc;
+use crate::sys::{errno, Arc};
 
 extern "C" {
     // Exported by fs/proc/generic.c, but not among the bindings. `proc_dir_entry` is opaque.
@@ -71,7 +71,7 @@ impl<S: Show> File<S> {
                 data,
             )
         };
-        let entry = NonNull::new(entry).ok_or(bindings::ENOMEM as i32)?;
+        let entry = NonNull::new(entry).ok_or(errno::ENOMEM)?;
         Ok(Self {
             entry,
             _content: content,

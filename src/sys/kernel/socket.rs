@@ -14,6 +14,8 @@ use kernel::bindings;
 use kernel::error::to_result;
 use kernel::ffi::{c_int, c_void};
 
+use crate::sys::errno;
+
 // `struct socket` has members of types that are empty in some configurations, which C has and Rust
 // does not; only its address passes here.
 #[allow(improper_ctypes)]
@@ -68,7 +70,7 @@ impl Listener {
         // SAFETY: `raw` is valid for writes.
         check(unsafe { hpkv_tcp_socket(&mut raw) })?;
         // INVARIANT: The socket was made for this object.
-        let socket = Socket(NonNull::new(raw).ok_or(bindings::ENOMEM as i32)?);
+        let socket = Socket(NonNull::new(raw).ok_or(errno::ENOMEM)?);
         // SAFETY: The socket is alive.
         check(unsafe { hpkv_socket_bind(raw, u32::from_be_bytes(address), port) })?;
         // SAFETY: The socket is alive and bound.
@@ -82,7 +84,7 @@ impl Listener {
         // SAFETY: The socket is alive and `raw` is valid for writes.
         check(unsafe { bindings::kernel_accept(self.0 .0.as_ptr(), &mut raw, 0) })?;
         // INVARIANT: The socket was made for this object.
-        let socket = Socket(NonNull::new(raw).ok_or(bindings::EIO as i32)?);
+        let socket = Socket(NonNull::new(raw).ok_or(errno::EIO)?);
         // SAFETY: The socket is alive.
         unsafe { hpkv_socket_set_keepalive(raw) };
         Ok(Connection(socket))
@@ -172,7 +174,7 @@ impl Connection {
             check(sent.min(0))?;
             let sent = usize::try_from(sent).unwrap_or(0);
             if sent == 0 {
-                return Err(bindings::EPIPE as i32);
+                return Err(errno::EPIPE);
             }
             rest = rest.get(sent..).unwrap_or_default();
         }

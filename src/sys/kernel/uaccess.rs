@@ -14,9 +14,7 @@ use kernel::bindings;
 use kernel::uaccess::{UserPtr, UserSlice};
 
 use crate::abi;
-
-const E2BIG: i32 = bindings::E2BIG as i32;
-const EFAULT: i32 = bindings::EFAULT as i32;
+use crate::sys::errno::{E2BIG, EFAULT};
 
 /// Copies `to.len()` bytes from `address` of the caller.
 ///

@@ -84,8 +84,7 @@ impl DiskLog {
         while at + 32 <= log_len {
             let mut head = [0u8; 32];
             file.read_exact_at(&mut head, at)?;
-            let (sector, count, flags) =
-                (u64_at(&head, 0), u64_at(&head, 8), u64_at(&head, 16));
+            let (sector, count, flags) = (u64_at(&head, 0), u64_at(&head, 8), u64_at(&head, 16));
             let in_disk = sector
                 .checked_add(count)
                 .and_then(|end| end.checked_mul(unit))
@@ -167,7 +166,10 @@ impl DiskLog {
         rng: &mut Rng,
     ) -> io::Result<Rebuilt> {
         let stable = self.stable();
-        let mut seen = Rebuilt { stable, ..Rebuilt::default() };
+        let mut seen = Rebuilt {
+            stable,
+            ..Rebuilt::default()
+        };
         for e in &self.entries[..stable] {
             self.apply(image, base, e, 0, e.len)?;
         }
@@ -259,7 +261,8 @@ mod tests {
     fn image_of(log: &DiskLog, choice: u64, seed: u64) -> Vec<u8> {
         let mut image = temp("image");
         image.set_len(8 * 512).unwrap();
-        log.rebuild(&mut image, 0, choice, &mut Rng::new(seed)).unwrap();
+        log.rebuild(&mut image, 0, choice, &mut Rng::new(seed))
+            .unwrap();
         let mut bytes = vec![0; 8 * 512];
         image.read_exact_at(&mut bytes, 0).unwrap();
         bytes.chunks(512).map(|s| s[0]).collect()
@@ -267,9 +270,22 @@ mod tests {
 
     #[test]
     fn flushed_writes_are_in_every_image_and_unflushed_ones_in_some() {
-        let file = log("a", 3, &[(0, 2, 0, 1), (1, 1, 0, 2), (0, 0, 1, 0), (4, 3, 0, 3), (1, 1, 0, 4)]);
+        let file = log(
+            "a",
+            3,
+            &[
+                (0, 2, 0, 1),
+                (1, 1, 0, 2),
+                (0, 0, 1, 0),
+                (4, 3, 0, 3),
+                (1, 1, 0, 4),
+            ],
+        );
         let log = DiskLog::open(file, 8 * 512).unwrap();
-        assert_eq!((log.entries.len(), log.flushes(), log.writes(), log.stable()), (5, 1, 4, 2));
+        assert_eq!(
+            (log.entries.len(), log.flushes(), log.writes(), log.stable()),
+            (5, 1, 4, 2)
+        );
         assert_eq!(image_of(&log, 0, 1), [1, 2, 0, 0, 0, 0, 0, 0]);
         assert_eq!(image_of(&log, 1, 1), [1, 4, 0, 0, 3, 3, 3, 0]);
         let mut states = std::collections::BTreeSet::new();

@@ -34,7 +34,11 @@ impl Journal {
                 Some("A") => {
                     let numbers: Vec<u64> = words.filter_map(|w| w.parse().ok()).collect();
                     if let [thread, k, version] = numbers[..] {
-                        journal.acknowledged.entry(thread).or_default().insert(k, version);
+                        journal
+                            .acknowledged
+                            .entry(thread)
+                            .or_default()
+                            .insert(k, version);
                     } else {
                         journal.complaints.push(format!("unreadable line {line:?}"));
                     }

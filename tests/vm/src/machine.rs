@@ -65,9 +65,17 @@ impl Host {
         fs::copy(&self.module, place.join("hpkv.ko"))
             .map_err(|e| format!("{}: {e} (build the module first)", self.module.display()))?;
         let image = place.join("ext4.img");
-        File::create(&image).and_then(|f| f.set_len(4 << 20)).map_err(text)?;
-        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-        run(Command::new("mkfs.ext4").env("PATH", path).args(["-q", "-F"]).arg(&image))?;
+        File::create(&image)
+            .and_then(|f| f.set_len(4 << 20))
+            .map_err(text)?;
+        let path = format!(
+            "{}:/usr/sbin:/sbin",
+            std::env::var("PATH").unwrap_or_default()
+        );
+        run(Command::new("mkfs.ext4")
+            .env("PATH", path)
+            .args(["-q", "-F"])
+            .arg(&image))?;
         self.payload = payload;
         Ok(())
     }
@@ -78,11 +86,24 @@ impl Host {
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| "tests/vm".into());
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         run(Command::new(cargo)
-            .args(["rustc", "--release", "--quiet", "--bin", "vmguest", "--manifest-path"])
+            .args([
+                "rustc",
+                "--release",
+                "--quiet",
+                "--bin",
+                "vmguest",
+                "--manifest-path",
+            ])
             .arg(Path::new(&manifest).join("Cargo.toml"))
             .arg("--target-dir")
             .arg(&target)
-            .args(["--", "-C", "target-feature=+crt-static", "-C", "strip=debuginfo"]))?;
+            .args([
+                "--",
+                "-C",
+                "target-feature=+crt-static",
+                "-C",
+                "strip=debuginfo",
+            ]))?;
         Ok(target.join("release/vmguest"))
     }
 
@@ -90,25 +111,37 @@ impl Host {
     pub(crate) fn guest_tests(&self) -> Result<Vec<String>, String> {
         let guest = self.payload.join("hpkv-test/vmguest");
         let names = run(Command::new(guest).arg("list"))?;
-        Ok(String::from_utf8_lossy(&names).lines().map(str::to_string).collect())
+        Ok(String::from_utf8_lossy(&names)
+            .lines()
+            .map(str::to_string)
+            .collect())
     }
 }
 
 impl Console {
     fn text(&self) -> String {
-        fs::read(&self.path).map_or_else(|_| String::new(), |b| String::from_utf8_lossy(&b).into_owned())
+        fs::read(&self.path).map_or_else(
+            |_| String::new(),
+            |b| String::from_utf8_lossy(&b).into_owned(),
+        )
     }
 
     pub(crate) fn tail(&self, count: usize) -> String {
         let text = self.text();
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(count);
-        lines[from..].iter().map(|l| format!("console: {}\n", l.trim_end())).collect()
+        lines[from..]
+            .iter()
+            .map(|l| format!("console: {}\n", l.trim_end()))
+            .collect()
     }
 
     /// The first line that a healthy kernel never writes.
     pub(crate) fn alarm(&self) -> Option<String> {
-        self.text().lines().find(|l| is_alarm(l)).map(|l| l.trim_end().to_string())
+        self.text()
+            .lines()
+            .find(|l| is_alarm(l))
+            .map(|l| l.trim_end().to_string())
     }
 }
 
@@ -121,7 +154,11 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(host: &Host, console: &Console) -> Self {
         let mut command = Command::new(&host.vm);
-        command.arg("--console").arg(&console.path).arg("--payload").arg(&host.payload);
+        command
+            .arg("--console")
+            .arg(&console.path)
+            .arg("--payload")
+            .arg(&host.payload);
         Machine { command }
     }
 
@@ -144,11 +181,17 @@ impl Machine {
         let (sender, lines) = channel();
         let out = child.stdout.take().expect("piped");
         let err = child.stderr.take().expect("piped");
-        for stream in [Box::new(out) as Box<dyn std::io::Read + Send>, Box::new(err)] {
+        for stream in [
+            Box::new(out) as Box<dyn std::io::Read + Send>,
+            Box::new(err),
+        ] {
             let sender = sender.clone();
             std::thread::spawn(move || {
                 for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-                    if sender.send(String::from_utf8_lossy(&line).trim_end().to_string()).is_err() {
+                    if sender
+                        .send(String::from_utf8_lossy(&line).trim_end().to_string())
+                        .is_err()
+                    {
                         return;
                     }
                 }

@@ -41,7 +41,12 @@ struct Tally {
 
 impl Tally {
     fn take(&mut self, report: Report) {
-        let Report { name, seconds, failure, output } = report;
+        let Report {
+            name,
+            seconds,
+            failure,
+            output,
+        } = report;
         match failure {
             None => {
                 println!("test {name} ... ok ({seconds:.1} s)");
@@ -74,7 +79,9 @@ fn run_in_guest(host: &Host, names: &[String], tally: &mut Tally) {
             command = format!("HPKV_VMTEST_FULL=1 {command}");
         }
         let mut machine = Machine::new(host, &console);
-        machine.option("--mem", "2048").option("--modules", "loop dm-mod dm-delay");
+        machine
+            .option("--mem", "2048")
+            .option("--modules", "loop dm-mod dm-delay");
         let mut child = machine.start(&command);
         let mut current: Option<(String, Instant)> = None;
         let mut output = String::new();
@@ -83,7 +90,11 @@ fn run_in_guest(host: &Host, names: &[String], tally: &mut Tally) {
         // The longest test of all has a bound of its own inside the guest.
         while let Some(line) = child.line(Duration::from_secs(1_000)) {
             let Some(note) = line.strip_prefix("@@ ") else {
-                let place = if current.is_some() { &mut output } else { &mut strange };
+                let place = if current.is_some() {
+                    &mut output
+                } else {
+                    &mut strange
+                };
                 place.push_str(&line);
                 place.push('\n');
                 continue;
@@ -123,13 +134,17 @@ fn run_in_guest(host: &Host, names: &[String], tally: &mut Tally) {
             done += 1;
         } else if done == 0 {
             println!("{strange}{}", console.tail(60));
-            tally.failed.push(format!("the machine did not run any test ({end})"));
+            tally
+                .failed
+                .push(format!("the machine did not run any test ({end})"));
             return;
         } else if let Some(alarm) = console.alarm()
             && tally.failed.is_empty()
         {
             println!("{}", console.tail(80));
-            tally.failed.push(format!("{}: {alarm}", console.path.display()));
+            tally
+                .failed
+                .push(format!("{}: {alarm}", console.path.display()));
         }
         rest.drain(..done.min(rest.len()));
     }
@@ -191,7 +206,11 @@ fn main() -> ExitCode {
     let power_cuts: Vec<&powercut::Test> =
         powercut::TESTS.iter().filter(|t| chosen(t.name)).collect();
     if list {
-        for name in in_guest.iter().map(String::as_str).chain(power_cuts.iter().map(|t| t.name)) {
+        for name in in_guest
+            .iter()
+            .map(String::as_str)
+            .chain(power_cuts.iter().map(|t| t.name))
+        {
             println!("{name}");
         }
         return ExitCode::SUCCESS;
@@ -211,7 +230,12 @@ fn main() -> ExitCode {
         let mut output = String::new();
         let failure = (test.run)(&host, &mut output).err();
         let seconds = start.elapsed().as_secs_f64();
-        tally.take(Report { name: test.name.to_string(), seconds, failure, output });
+        tally.take(Report {
+            name: test.name.to_string(),
+            seconds,
+            failure,
+            output,
+        });
     }
     for name in &tally.failed {
         println!("failed: {name}");
@@ -222,12 +246,19 @@ fn main() -> ExitCode {
         tally.failed.len(),
         start.elapsed().as_secs_f64()
     );
-    if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if tally.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Shown by tests of what a console may not hold.
 pub(crate) fn alarm_of(console: &Console) -> Result<(), String> {
     console.alarm().map_or(Ok(()), |alarm| {
-        Err(format!("the kernel says {alarm:?}, see {}", console.path.display()))
+        Err(format!(
+            "the kernel says {alarm:?}, see {}",
+            console.path.display()
+        ))
     })
 }

@@ -26,10 +26,22 @@ pub(crate) struct Test {
 }
 
 pub(crate) const TESTS: &[Test] = &[
-    Test { name: "power_cut_keeps_what_sync_acknowledged", run: keeps_what_sync_acknowledged },
-    Test { name: "power_cut_leaves_a_prefix_of_the_commits", run: leaves_a_prefix },
-    Test { name: "power_cut_after_sync_keeps_every_record", run: keeps_every_record },
-    Test { name: "power_cut_test_notices_a_missing_flush", run: notices_a_missing_flush },
+    Test {
+        name: "power_cut_keeps_what_sync_acknowledged",
+        run: keeps_what_sync_acknowledged,
+    },
+    Test {
+        name: "power_cut_leaves_a_prefix_of_the_commits",
+        run: leaves_a_prefix,
+    },
+    Test {
+        name: "power_cut_after_sync_keeps_every_record",
+        run: keeps_every_record,
+    },
+    Test {
+        name: "power_cut_test_notices_a_missing_flush",
+        run: notices_a_missing_flush,
+    },
 ];
 
 /// One campaign: the same load over and over, from where the last cut left it.
@@ -134,7 +146,10 @@ impl Campaign<'_> {
                 machine.cut_power();
                 let (lines, _) = machine.rest(Duration::from_secs(1));
                 let said = lines.join("\n");
-                return Err(format!("no acknowledgement came: {said}\n{}", console.tail(40)));
+                return Err(format!(
+                    "no acknowledgement came: {said}\n{}",
+                    console.tail(40)
+                ));
             }
         }
         machine.cut_power();
@@ -142,7 +157,11 @@ impl Campaign<'_> {
         alarm_of(&console)?;
         let told = Journal::parse(&fs::read_to_string(&journal).map_err(text)?);
         if let Some(complaint) = told.complaints.first() {
-            return Err(format!("under load: {complaint}\n{}\n{}", lines.join("\n"), console.tail(20)));
+            return Err(format!(
+                "under load: {complaint}\n{}\n{}",
+                lines.join("\n"),
+                console.tail(20)
+            ));
         }
         let log_file = File::open(&log).map_err(text)?;
         let disk_log = DiskLog::open(log_file, self.disk_bytes).map_err(text)?;
@@ -154,14 +173,18 @@ impl Campaign<'_> {
             .truncate(true)
             .open(&images_path)
             .map_err(text)?;
-        images.set_len(self.disk_bytes * self.images).map_err(text)?;
+        images
+            .set_len(self.disk_bytes * self.images)
+            .map_err(text)?;
         let (mut unflushed, mut torn) = (0, 0);
         for image in 0..self.images {
             let at = image * self.disk_bytes;
             if let Some(base) = base {
                 copy(base, 0, &images, at, self.disk_bytes).map_err(text)?;
             }
-            let rebuilt = disk_log.rebuild(&mut images, at, image, &mut rng).map_err(text)?;
+            let rebuilt = disk_log
+                .rebuild(&mut images, at, image, &mut rng)
+                .map_err(text)?;
             unflushed = rebuilt.unflushed;
             torn += rebuilt.torn;
         }
@@ -187,13 +210,18 @@ impl Campaign<'_> {
         let mut verdicts: Vec<Verdict> = Vec::new();
         while (verdicts.len() as u64) < self.images {
             let first = verdicts.len();
-            let console = self.host.console(&format!("{}-{round}-look-{first}", self.name));
+            let console = self
+                .host
+                .console(&format!("{}-{round}-look-{first}", self.name));
             let mut machine = Machine::new(self.host, &console);
             let journal = format!("{}:/hpkv-test/journal", self.file("journal").display());
             machine
                 .option("--mem", self.mem)
                 .option("--payload", journal)
-                .option("--disk", format!("{},cache=unsafe", self.file("images").display()));
+                .option(
+                    "--disk",
+                    format!("{},cache=unsafe", self.file("images").display()),
+                );
             let command = format!(
                 "/hpkv-test/vmguest verify {} first={first} images={} stride={} device=/dev/vda journal=/hpkv-test/journal complete={}",
                 self.settings(starts),
@@ -217,10 +245,16 @@ impl Campaign<'_> {
                 });
             }
             if let Some(alarm) = console.alarm() {
-                verdicts.push(Err(format!("the kernel says {alarm:?}, see {}", console.path.display())));
+                verdicts.push(Err(format!(
+                    "the kernel says {alarm:?}, see {}",
+                    console.path.display()
+                )));
             } else if (verdicts.len() as u64) < self.images {
                 let said = lines.join("\n");
-                return Err(format!("the images were not all looked at ({end}): {said}\n{}", console.tail(40)));
+                return Err(format!(
+                    "the images were not all looked at ({end}): {said}\n{}",
+                    console.tail(40)
+                ));
             }
         }
         Ok(verdicts)
@@ -267,7 +301,10 @@ impl Campaign<'_> {
                 starts = held;
             }
         }
-        let _ = writeln!(output, "{rounds} cuts, {looked_at} images, none wrong; the last holds {starts:?} changes");
+        let _ = writeln!(
+            output,
+            "{rounds} cuts, {looked_at} images, none wrong; the last holds {starts:?} changes"
+        );
         self.forget();
         Ok(())
     }
@@ -382,7 +419,11 @@ fn notices_a_missing_flush(host: &Host, output: &mut String) -> Result<(), Strin
     campaign.cut(0, None, &starts, output)?;
     let verdicts = campaign.look(0, &starts)?;
     let wrong = verdicts.iter().filter(|v| v.is_err()).count();
-    let _ = writeln!(output, "{wrong} of {} images are wrong without flushes", verdicts.len());
+    let _ = writeln!(
+        output,
+        "{wrong} of {} images are wrong without flushes",
+        verdicts.len()
+    );
     if let Some(Err(why)) = verdicts.first() {
         let _ = writeln!(output, "the first: {why:.200}");
     }

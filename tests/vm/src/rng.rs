@@ -17,7 +17,9 @@ pub fn mix(mut z: u64) -> u64 {
 /// A seed made of several numbers, none of which can stand in for another.
 #[must_use]
 pub fn seed_of(parts: &[u64]) -> u64 {
-    parts.iter().fold(0x6870_6b76, |acc, &p| mix(acc ^ mix(p)).rotate_left(7))
+    parts
+        .iter()
+        .fold(0x6870_6b76, |acc, &p| mix(acc ^ mix(p)).rotate_left(7))
 }
 
 impl Rng {
@@ -69,7 +71,10 @@ pub fn bytes_of(seed: u64, len: usize) -> Vec<u8> {
 #[must_use]
 pub fn text_of(seed: u64, len: usize) -> String {
     const LETTERS: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-    bytes_of(seed, len).iter().map(|b| char::from(LETTERS[usize::from(b & 63)])).collect()
+    bytes_of(seed, len)
+        .iter()
+        .map(|b| char::from(LETTERS[usize::from(b & 63)]))
+        .collect()
 }
 
 #[cfg(test)]

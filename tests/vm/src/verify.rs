@@ -38,7 +38,9 @@ impl Expectation<'_> {
         }
         let start = self.starts[thread as usize];
         let reported = self.journal.done(thread, start);
-        let durable = (start..reported).rev().find(|&k| self.plan.op(thread, k).sync);
+        let durable = (start..reported)
+            .rev()
+            .find(|&k| self.plan.op(thread, k).sync);
         // A thread does not go past a synchronous change before its line is
         // out, so that is how far it may have come unheard.
         let mut issued = reported + 1;
@@ -179,7 +181,13 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        Plan { seed: 3, threads: 2, keys_per_thread: 8, value_len_max: 4_000, sync_every: 4 }
+        Plan {
+            seed: 3,
+            threads: 2,
+            keys_per_thread: 8,
+            value_len_max: 4_000,
+            sync_every: 4,
+        }
     }
 
     /// A store that holds the first `counts` changes of each thread; change k
@@ -211,7 +219,11 @@ mod tests {
             for k in 0..counts[t as usize] {
                 let done = model.apply(&plan.op(t, k)) == Outcome::Done;
                 let version = if done { 1 + 2 * k + t } else { 0 };
-                journal.acknowledged.entry(t).or_default().insert(k, version);
+                journal
+                    .acknowledged
+                    .entry(t)
+                    .or_default()
+                    .insert(k, version);
             }
         }
         journal
@@ -234,22 +246,34 @@ mod tests {
         // Changes 0..20 are durable (number 19 was synchronous), 24 may have
         // been issued.
         for count in [20, 21, 22, 23, 24] {
-            expectation.check(store(&plan, &keys, [count, count])).unwrap();
+            expectation
+                .check(store(&plan, &keys, [count, count]))
+                .unwrap();
         }
         for count in [0, 10, 18, 30] {
-            expectation.check(store(&plan, &keys, [count, count])).unwrap_err();
+            expectation
+                .check(store(&plan, &keys, [count, count]))
+                .unwrap_err();
         }
         let mut damaged = store(&plan, &keys, [20, 20]);
         damaged.values_mut().find(|v| !v.0.is_empty()).unwrap().0[0] ^= 1;
         expectation.check(damaged).unwrap_err();
         let mut stranger = store(&plan, &keys, [20, 20]);
         stranger.insert(b"stranger".to_vec(), (vec![], 1));
-        assert!(expectation.check(stranger).unwrap_err().contains("nobody wrote"));
+        assert!(
+            expectation
+                .check(stranger)
+                .unwrap_err()
+                .contains("nobody wrote")
+        );
     }
 
     #[test]
     fn a_store_that_is_no_prefix_of_the_commits_is_refused() {
-        let plan = Plan { sync_every: 1_000, ..plan() };
+        let plan = Plan {
+            sync_every: 1_000,
+            ..plan()
+        };
         let keys = plan.keys();
         let journal = journal(&plan, [40, 40]);
         let others = HashMap::new();
@@ -262,7 +286,9 @@ mod tests {
             others: &others,
         };
         expectation.check(store(&plan, &keys, [30, 30])).unwrap();
-        let error = expectation.check(store(&plan, &keys, [10, 38])).unwrap_err();
+        let error = expectation
+            .check(store(&plan, &keys, [10, 38]))
+            .unwrap_err();
         assert!(error.contains("prefix"), "{error}");
     }
 }

@@ -117,7 +117,9 @@ impl Plan {
         let len = value_len(&mut rng, self.value_len_max);
         let change = match rng.below(100) {
             0..60 => Change::Put { len },
-            60..75 => Change::Append { len: len.clamp(1, 4_096) },
+            60..75 => Change::Append {
+                len: len.clamp(1, 4_096),
+            },
             75..85 => Change::Overwrite {
                 offset: rng.below(3_000) as usize,
                 len: len.clamp(1, 4_096),
@@ -125,7 +127,12 @@ impl Plan {
             _ => Change::Delete,
         };
         let sync = self.sync_every != 0 && (k + 1) % self.sync_every == 0;
-        Op { key, change, content, sync }
+        Op {
+            key,
+            change,
+            content,
+            sync,
+        }
     }
 }
 
@@ -158,7 +165,10 @@ pub struct Model {
 impl Model {
     #[must_use]
     pub fn new(plan: &Plan) -> Self {
-        Model { values: vec![None; plan.keys_per_thread], done: 0 }
+        Model {
+            values: vec![None; plan.keys_per_thread],
+            done: 0,
+        }
     }
 
     /// Makes one change and says how the store must answer it.
@@ -167,7 +177,10 @@ impl Model {
         let slot = &mut self.values[op.key];
         match op.change {
             Change::Put { len } => {
-                *slot = Some(Value { len, pieces: vec![(0, op.content, len)] });
+                *slot = Some(Value {
+                    len,
+                    pieces: vec![(0, op.content, len)],
+                });
             }
             Change::Delete => {
                 if slot.take().is_none() {
@@ -208,12 +221,21 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        Plan { seed: 5, threads: 2, keys_per_thread: 300, value_len_max: VALUE_LEN_MAX, sync_every: 4 }
+        Plan {
+            seed: 5,
+            threads: 2,
+            keys_per_thread: 300,
+            value_len_max: VALUE_LEN_MAX,
+            sync_every: 4,
+        }
     }
 
     #[test]
     fn keys_are_distinct_and_cover_both_limits() {
-        let plan = Plan { keys_per_thread: 2_000, ..plan() };
+        let plan = Plan {
+            keys_per_thread: 2_000,
+            ..plan()
+        };
         let keys: Vec<_> = plan.keys().concat();
         assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 4_000);
         assert_eq!(keys.iter().map(Vec::len).min(), Some(1));
@@ -231,28 +253,57 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!((lens.iter().min(), lens.iter().max()), (Some(&0), Some(&VALUE_LEN_MAX)));
-        assert!(ops.iter().any(|op| matches!(op.change, Change::Append { .. })));
-        assert!(ops.iter().any(|op| matches!(op.change, Change::Overwrite { .. })));
+        assert_eq!(
+            (lens.iter().min(), lens.iter().max()),
+            (Some(&0), Some(&VALUE_LEN_MAX))
+        );
+        assert!(
+            ops.iter()
+                .any(|op| matches!(op.change, Change::Append { .. }))
+        );
+        assert!(
+            ops.iter()
+                .any(|op| matches!(op.change, Change::Overwrite { .. }))
+        );
         assert!(ops.iter().any(|op| op.change == Change::Delete));
     }
 
     #[test]
     fn the_model_appends_overwrites_and_fills_gaps_with_zeros() {
-        let plan = Plan { keys_per_thread: 1, ..plan() };
+        let plan = Plan {
+            keys_per_thread: 1,
+            ..plan()
+        };
         let mut model = Model::new(&plan);
-        let op = |change, content| Op { key: 0, change, content, sync: false };
+        let op = |change, content| Op {
+            key: 0,
+            change,
+            content,
+            sync: false,
+        };
         assert_eq!(model.apply(&op(Change::Delete, 0)), Outcome::NotFound);
         assert_eq!(model.apply(&op(Change::Put { len: 10 }, 1)), Outcome::Done);
-        assert_eq!(model.apply(&op(Change::Append { len: 5 }, 2)), Outcome::Done);
-        assert_eq!(model.apply(&op(Change::Overwrite { offset: 20, len: 2 }, 3)), Outcome::Done);
+        assert_eq!(
+            model.apply(&op(Change::Append { len: 5 }, 2)),
+            Outcome::Done
+        );
+        assert_eq!(
+            model.apply(&op(Change::Overwrite { offset: 20, len: 2 }, 3)),
+            Outcome::Done
+        );
         let mut want = bytes_of(1, 10);
         want.extend(bytes_of(2, 5));
         want.extend([0; 5]);
         want.extend(bytes_of(3, 2));
         assert_eq!(model.values[0].as_ref().unwrap().bytes(), want);
         assert_eq!(
-            model.apply(&op(Change::Overwrite { offset: VALUE_LEN_MAX, len: 1 }, 4)),
+            model.apply(&op(
+                Change::Overwrite {
+                    offset: VALUE_LEN_MAX,
+                    len: 1
+                },
+                4
+            )),
             Outcome::TooBig
         );
         assert_eq!(model.done, 5);

@@ -6,6 +6,8 @@
 
 #[path = "../../../src/engine/mod.rs"]
 pub mod engine;
+// The module's front ends use the parsers, and here only their own tests do.
+#[allow(dead_code)]
 #[path = "../../../src/proto/mod.rs"]
 pub mod proto;
 #[path = "../../../src/sys/mod.rs"]

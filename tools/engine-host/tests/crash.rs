@@ -46,7 +46,12 @@ fn open(disk: MemoryDisk) -> Result<Database<MemoryDisk>, Error> {
 
 fn all(db: &Database<MemoryDisk>) -> Model {
     let mut found = Model::new();
-    let request = ScanRequest { start: b"", after: false, end: b"", cursor: 0 };
+    let request = ScanRequest {
+        start: b"",
+        after: false,
+        end: b"",
+        cursor: 0,
+    };
     db.scan(&request, |view| {
         found.insert(view.key().to_vec(), view.value().to_vec());
         Ok(true)
@@ -80,9 +85,18 @@ impl History {
     }
 }
 
-fn step(db: &Database<MemoryDisk>, random: &mut Random, history: &mut History, current: &mut Model) {
+fn step(
+    db: &Database<MemoryDisk>,
+    random: &mut Random,
+    history: &mut History,
+    current: &mut Model,
+) {
     let key = format!("k{}", random.below(60)).into_bytes();
-    let len = if random.below(10) == 0 { random.below(60_000) } else { random.below(600) } as usize;
+    let len = if random.below(10) == 0 {
+        random.below(60_000)
+    } else {
+        random.below(600)
+    } as usize;
     let value = vec![random.next() as u8; len];
     let change = match random.below(10) {
         0..6 => {
@@ -127,7 +141,10 @@ fn nearest(states: &[Model], found: &Model) -> String {
             .filter(|key| state.get(*key) != found.get(*key))
             .map(|key| {
                 let (expected, got) = (len(state.get(key)), len(found.get(key)));
-                format!("{}: {expected:?} bytes expected, {got:?} found", key.escape_ascii())
+                format!(
+                    "{}: {expected:?} bytes expected, {got:?} found",
+                    key.escape_ascii()
+                )
             })
             .collect()
     };
@@ -144,19 +161,28 @@ fn nearest(states: &[Model], found: &Model) -> String {
 fn run(seed: u64, lying: bool) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut disk = MemoryDisk::new(1 << 20);
-    let mut history = History { base: Model::new(), since: Vec::new() };
+    let mut history = History {
+        base: Model::new(),
+        since: Vec::new(),
+    };
     for _ in 0..4 {
         if lying {
             disk = disk.with_lying_flushes();
         }
         let db = open(disk.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         let mut current = history.current();
-        assert!(all(&db) == current, "seed {seed}: the reopened store is another");
+        assert!(
+            all(&db) == current,
+            "seed {seed}: the reopened store is another"
+        );
         for _ in 0..random.below(400) {
             step(&db, &mut random, &mut history, &mut current);
             if random.below(25) == 0 {
                 db.sync().unwrap();
-                history = History { base: current.clone(), since: Vec::new() };
+                history = History {
+                    base: current.clone(),
+                    since: Vec::new(),
+                };
             }
         }
         let states: Vec<Model> = history.states().collect();
@@ -167,7 +193,9 @@ fn run(seed: u64, lying: bool) {
             let mut kept = BTreeMap::new();
             let image = disk.crash(|write, sector| {
                 let part = if torn { sector } else { 0 };
-                *kept.entry((write, part)).or_insert_with(|| random.below(8) < odds)
+                *kept
+                    .entry((write, part))
+                    .or_insert_with(|| random.below(8) < odds)
             });
             let after = MemoryDisk::from_image(image.clone());
             let found = open(after.clone()).map(|db| {
@@ -175,7 +203,10 @@ fn run(seed: u64, lying: bool) {
                 // Recovery must be repeatable, and what it cut off must not come back.
                 assert_eq!(db.close(), 0);
                 let again = open(MemoryDisk::from_image(after.image())).map(|db| all(&db));
-                assert!(again.as_ref() == Ok(&found), "seed {seed}: a second recovery differs");
+                assert!(
+                    again.as_ref() == Ok(&found),
+                    "seed {seed}: a second recovery differs"
+                );
                 found
             });
             let found = found.unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
@@ -188,20 +219,29 @@ fn run(seed: u64, lying: bool) {
         }
         let (image, found) = survivor.unwrap();
         disk = MemoryDisk::from_image(image);
-        history = History { base: found, since: Vec::new() };
+        history = History {
+            base: found,
+            since: Vec::new(),
+        };
     }
 }
 
 /// `LOG_LEVEL=7` shows what recovery saw.
 fn set_log_level() {
-    if let Some(level) = std::env::var("LOG_LEVEL").ok().and_then(|text| text.parse().ok()) {
+    if let Some(level) = std::env::var("LOG_LEVEL")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         hpkv_engine::sys::set_log_level(level);
     }
 }
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str, default| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
     };
     let start = number("SEED_START", 1);
     start..start + number("SEEDS", 60)

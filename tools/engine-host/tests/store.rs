@@ -56,10 +56,17 @@ fn get<D: Disk>(db: &Database<D>, key: &[u8]) -> Result<Vec<u8>, Error> {
 
 fn all<D: Disk>(db: &Database<D>) -> Model {
     let mut found = Model::new();
-    let request = ScanRequest { start: b"", after: false, end: b"", cursor: 0 };
+    let request = ScanRequest {
+        start: b"",
+        after: false,
+        end: b"",
+        cursor: 0,
+    };
     let end = db
         .scan(&request, |view| {
-            assert!(found.last_key_value().is_none_or(|(last, _)| **last < *view.key()));
+            assert!(found
+                .last_key_value()
+                .is_none_or(|(last, _)| **last < *view.key()));
             found.insert(view.key().to_vec(), view.value().to_vec());
             Ok(true)
         })
@@ -71,12 +78,23 @@ fn all<D: Disk>(db: &Database<D>) -> Model {
 /// The live bytes of the device must be exactly those of the records: nothing leaks, nothing is
 /// counted twice. Removals that have to be kept are live, too, so without them only.
 fn check_space(stats: &Stats, model: &Model) {
-    let expected: u64 =
-        model.iter().map(|(k, v)| (32 + k.len() + v.len()).next_multiple_of(8) as u64).sum();
-    assert!(stats.used_bytes >= expected, "{stats:?} has less than {expected} live bytes");
+    let expected: u64 = model
+        .iter()
+        .map(|(k, v)| (32 + k.len() + v.len()).next_multiple_of(8) as u64)
+        .sum();
+    assert!(
+        stats.used_bytes >= expected,
+        "{stats:?} has less than {expected} live bytes"
+    );
     assert_eq!(stats.records, model.len() as u64);
-    assert_eq!(stats.key_bytes, model.keys().map(|k| k.len() as u64).sum::<u64>());
-    assert_eq!(stats.value_bytes, model.values().map(|v| v.len() as u64).sum::<u64>());
+    assert_eq!(
+        stats.key_bytes,
+        model.keys().map(|k| k.len() as u64).sum::<u64>()
+    );
+    assert_eq!(
+        stats.value_bytes,
+        model.values().map(|v| v.len() as u64).sum::<u64>()
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -111,7 +129,9 @@ fn key(n: u16) -> Vec<u8> {
 }
 
 fn bytes(seed: u64, len: usize) -> Vec<u8> {
-    (0..len).map(|at| (seed.wrapping_mul(31).wrapping_add(at as u64) >> 2) as u8).collect()
+    (0..len)
+        .map(|at| (seed.wrapping_mul(31).wrapping_add(at as u64) >> 2) as u8)
+        .collect()
 }
 
 fn run(ops: Vec<Op>, disk: Option<MemoryDisk>) {
@@ -138,8 +158,9 @@ fn run(ops: Vec<Op>, disk: Option<MemoryDisk>) {
                 let tail = bytes(step as u64, len);
                 let value = model.entry(key(k)).or_default();
                 value.extend_from_slice(&tail);
-                let updated =
-                    db.update(&key(k), &tail, UpdateAt::Append, &WriteOptions::default()).unwrap();
+                let updated = db
+                    .update(&key(k), &tail, UpdateAt::Append, &WriteOptions::default())
+                    .unwrap();
                 check_version(updated.version);
                 assert_eq!(updated.value_len as usize, value.len());
             }
@@ -151,9 +172,14 @@ fn run(ops: Vec<Op>, disk: Option<MemoryDisk>) {
                     value.resize(end, 0);
                 }
                 value[offset as usize..end].copy_from_slice(&data);
-                db.update(&key(k), &data, UpdateAt::Offset(offset), &WriteOptions::default())
-                    .map(|updated| check_version(updated.version))
-                    .unwrap();
+                db.update(
+                    &key(k),
+                    &data,
+                    UpdateAt::Offset(offset),
+                    &WriteOptions::default(),
+                )
+                .map(|updated| check_version(updated.version))
+                .unwrap();
             }
             Op::Sync => {
                 db.sync().unwrap();
@@ -200,20 +226,39 @@ proptest! {
 #[test]
 fn conditions_hold_or_refuse() {
     let db = memory();
-    let create = WriteOptions { create: true, ..Default::default() };
-    let replace = WriteOptions { replace: true, ..Default::default() };
-    let version = |v| WriteOptions { expected_version: Some(v), ..Default::default() };
+    let create = WriteOptions {
+        create: true,
+        ..Default::default()
+    };
+    let replace = WriteOptions {
+        replace: true,
+        ..Default::default()
+    };
+    let version = |v| WriteOptions {
+        expected_version: Some(v),
+        ..Default::default()
+    };
     assert_eq!(put_with(&db, b"k", b"1", &replace), Err(Error::NotFound));
     assert_eq!(put_with(&db, b"k", b"1", &version(1)), Err(Error::NotFound));
     let first = put_with(&db, b"k", b"1", &create).unwrap();
     assert_eq!(put_with(&db, b"k", b"2", &create), Err(Error::Exists));
     let second = put_with(&db, b"k", b"2", &version(first)).unwrap();
-    assert_eq!(put_with(&db, b"k", b"3", &version(first)), Err(Error::VersionMismatch));
-    assert_eq!(db.delete(b"k", &version(first)), Err(Error::VersionMismatch));
+    assert_eq!(
+        put_with(&db, b"k", b"3", &version(first)),
+        Err(Error::VersionMismatch)
+    );
+    assert_eq!(
+        db.delete(b"k", &version(first)),
+        Err(Error::VersionMismatch)
+    );
     assert_eq!(get(&db, b"k").unwrap(), b"2");
     db.delete(b"k", &version(second)).unwrap();
     assert_eq!(get(&db, b"k"), Err(Error::NotFound));
-    let both = WriteOptions { create: true, replace: true, ..Default::default() };
+    let both = WriteOptions {
+        create: true,
+        replace: true,
+        ..Default::default()
+    };
     assert_eq!(put_with(&db, b"k", b"1", &both), Err(Error::Invalid));
 }
 
@@ -222,31 +267,52 @@ fn bounds_of_keys_and_values() {
     let db = memory();
     assert!(matches!(Staged::new(0, 0), Err(Error::KeyLength)));
     assert!(matches!(Staged::new(1025, 0), Err(Error::KeyLength)));
-    assert!(matches!(Staged::new(1, (1 << 20) + 1), Err(Error::ValueTooLong)));
+    assert!(matches!(
+        Staged::new(1, (1 << 20) + 1),
+        Err(Error::ValueTooLong)
+    ));
     assert_eq!(get(&db, &[7; 1025]), Err(Error::KeyLength));
     let (key, value) = (vec![1; 1024], vec![2; 1 << 20]);
     put(&db, &key, &value).unwrap();
     assert_eq!(get(&db, &key).unwrap(), value);
     let at = UpdateAt::Append;
     let options = WriteOptions::default();
-    assert_eq!(db.update(&key, b"x", at, &options), Err(Error::ValueTooLong));
+    assert_eq!(
+        db.update(&key, b"x", at, &options),
+        Err(Error::ValueTooLong)
+    );
     let far = UpdateAt::Offset(u64::MAX);
-    assert_eq!(db.update(b"k", b"x", far, &options), Err(Error::ValueTooLong));
+    assert_eq!(
+        db.update(b"k", b"x", far, &options),
+        Err(Error::ValueTooLong)
+    );
 }
 
 #[test]
 fn an_expired_record_is_gone_on_time() {
     let db = memory();
     let now = hpkv_engine::sys::wall_ms();
-    let past = WriteOptions { expires_ms: now - 1, ..Default::default() };
-    let future = WriteOptions { expires_ms: now + 600_000, ..Default::default() };
+    let past = WriteOptions {
+        expires_ms: now - 1,
+        ..Default::default()
+    };
+    let future = WriteOptions {
+        expires_ms: now + 600_000,
+        ..Default::default()
+    };
     put_with(&db, b"past", b"1", &past).unwrap();
     put_with(&db, b"future", b"1", &future).unwrap();
     assert_eq!(get(&db, b"past"), Err(Error::NotFound));
     assert_eq!(delete(&db, b"past"), Err(Error::NotFound));
     assert_eq!(all(&db).len(), 1);
-    assert_eq!(db.get(b"future", |view| view.expires_ms()), Ok(now + 600_000));
-    let create = WriteOptions { create: true, ..Default::default() };
+    assert_eq!(
+        db.get(b"future", |view| view.expires_ms()),
+        Ok(now + 600_000)
+    );
+    let create = WriteOptions {
+        create: true,
+        ..Default::default()
+    };
     put_with(&db, b"past", b"2", &create).unwrap();
     assert_eq!(get(&db, b"past").unwrap(), b"2");
 }
@@ -265,7 +331,12 @@ fn a_scan_resumes_where_it_stopped_and_ends_with_the_database() {
     let (mut start, mut after, mut cursor) = (low.clone(), false, 0);
     loop {
         let mut left = 7;
-        let request = ScanRequest { start: &start, after, end: &high, cursor };
+        let request = ScanRequest {
+            start: &start,
+            after,
+            end: &high,
+            cursor,
+        };
         let end = db
             .scan(&request, |view| {
                 found.push(view.key().to_vec());
@@ -279,9 +350,20 @@ fn a_scan_resumes_where_it_stopped_and_ends_with_the_database() {
         (start, after, cursor) = (found.last().unwrap().clone(), true, end.cursor);
     }
     let range = (Bound::Included(low), Bound::Excluded(high.clone()));
-    assert_eq!(found, model.range(range).map(|(k, _)| k.clone()).collect::<Vec<_>>());
+    assert_eq!(
+        found,
+        model
+            .range(range)
+            .map(|(k, _)| k.clone())
+            .collect::<Vec<_>>()
+    );
     db.purge().unwrap();
-    let request = ScanRequest { start: &start, after, end: &high, cursor };
+    let request = ScanRequest {
+        start: &start,
+        after,
+        end: &high,
+        cursor,
+    };
     assert_eq!(db.scan(&request, |_| Ok(true)), Err(Error::Stale));
 }
 
@@ -302,7 +384,11 @@ fn a_small_device_is_overwritten_for_ever() {
     let stats = db.stats();
     check_space(&stats, &model);
     let written = stats.written_bytes as f64 / stats.payload_bytes as f64;
-    println!("write amplification {written:.2} at {} of {}", stats.used_bytes, 4 << 20);
+    println!(
+        "write amplification {written:.2} at {} of {}",
+        stats.used_bytes,
+        4 << 20
+    );
     assert!(stats.compactions > 10);
     assert_eq!(db.close(), 0);
     assert_eq!(all(&open(&disk)), model);
@@ -377,7 +463,10 @@ fn a_failing_device_makes_the_store_read_only_and_says_what_is_lost() {
     put(&db, b"before", b"1").unwrap();
     db.sync().unwrap();
     disk.fail_after(0);
-    let sync = WriteOptions { durability: Durability::Sync, ..Default::default() };
+    let sync = WriteOptions {
+        durability: Durability::Sync,
+        ..Default::default()
+    };
     assert_eq!(put_with(&db, b"after", b"2", &sync), Err(Error::Io));
     assert_eq!(put(&db, b"later", b"3"), Err(Error::ReadOnly));
     assert_eq!(delete(&db, b"before"), Err(Error::ReadOnly));
@@ -396,7 +485,11 @@ fn a_large_first_record_reaches_the_device_without_being_asked_to() {
     put(&db, b"large", &vec![1; 1 << 20]).unwrap();
     let started = std::time::Instant::now();
     while db.stats().durable_version == 0 {
-        assert!(started.elapsed().as_secs() < 20, "still not durable: {:?}", db.stats());
+        assert!(
+            started.elapsed().as_secs() < 20,
+            "still not durable: {:?}",
+            db.stats()
+        );
         std::thread::yield_now();
     }
     put(&db, b"larger", &vec![1; 1 << 20]).unwrap();
@@ -417,10 +510,16 @@ fn devices_that_are_not_ours_are_left_alone() {
     let mut foreign = vec![0; 4 << 20];
     foreign[(4 << 20) - 1] = 1;
     assert_eq!(open(foreign.clone(), &options()), Err(Error::NotOurs));
-    let refuse = Options { initialize_if_empty: false, ..options() };
+    let refuse = Options {
+        initialize_if_empty: false,
+        ..options()
+    };
     assert_eq!(open(vec![0; 4 << 20], &refuse), Err(Error::Empty));
     assert_eq!(open(vec![0; 1 << 19], &options()), Err(Error::TooSmall));
-    let force = Options { force_initialize: true, ..options() };
+    let force = Options {
+        force_initialize: true,
+        ..options()
+    };
     assert_eq!(open(foreign, &force), Ok(()));
 
     let disk = MemoryDisk::new(4 << 20);
@@ -428,7 +527,10 @@ fn devices_that_are_not_ours_are_left_alone() {
     put(&db, b"k", b"v").unwrap();
     db.close();
     let image = disk.image();
-    assert_eq!(open(image[..3 << 20].to_vec(), &options()), Err(Error::TooSmall));
+    assert_eq!(
+        open(image[..3 << 20].to_vec(), &options()),
+        Err(Error::TooSmall)
+    );
     let mut newer = image.clone();
     for unit in 0..2 {
         newer[unit * 4096 + 8] = 9;
@@ -491,7 +593,13 @@ fn readers_and_writers_at_once_see_whole_values() {
         writer.join().unwrap();
     }
     stop.store(true, Ordering::Relaxed);
-    assert!(readers.into_iter().map(|reader| reader.join().unwrap()).sum::<u64>() > 0);
+    assert!(
+        readers
+            .into_iter()
+            .map(|reader| reader.join().unwrap())
+            .sum::<u64>()
+            > 0
+    );
     let before = all(&db);
     assert_eq!(db.close(), 0);
     assert_eq!(all(&open(&disk)), before);
@@ -523,16 +631,23 @@ fn a_switch_under_load_puts_each_acknowledged_change_into_one_database() {
         .collect();
     for turn in 1..100 {
         allowed.fetch_add(300, Ordering::Relaxed);
-        db.switch(|| Store::open(disks[turn % 2].clone(), &options())).unwrap();
+        db.switch(|| Store::open(disks[turn % 2].clone(), &options()))
+            .unwrap();
     }
     stop.store(true, Ordering::Relaxed);
-    let acknowledged: Vec<u64> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+    let acknowledged: Vec<u64> = writers
+        .into_iter()
+        .map(|writer| writer.join().unwrap())
+        .collect();
     db.close();
     let found: Vec<Model> = disks.iter().map(|disk| all(&open(disk))).collect();
     for (writer, count) in acknowledged.iter().enumerate() {
         for n in 0..*count {
             let key = format!("{writer}-{n}").into_bytes();
-            let places = found.iter().filter(|model| model.contains_key(&key)).count();
+            let places = found
+                .iter()
+                .filter(|model| model.contains_key(&key))
+                .count();
             assert_eq!(places, 1, "{writer}-{n}");
         }
     }

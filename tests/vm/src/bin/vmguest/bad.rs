@@ -16,9 +16,15 @@ use std::time::Duration;
 #[track_caller]
 fn refused(parameters: &str, errnos: &[i32], word: &str) {
     let mut log = LogMark::new();
-    fails_with(&format!("insmod {parameters}"), Module::try_load(parameters), errnos);
+    fails_with(
+        &format!("insmod {parameters}"),
+        Module::try_load(parameters),
+        errnos,
+    );
     let lines = log.lines();
-    let clear = lines.iter().any(|l| l.starts_with("hpkv:") && l.contains(word));
+    let clear = lines
+        .iter()
+        .any(|l| l.starts_with("hpkv:") && l.contains(word));
     assert!(clear, "no line of dmesg tells of {word}: {lines:#?}");
     println!("{parameters}: {}", lines.join(" | "));
     assert!(!is_loaded() && fs::metadata("/dev/hpkv").is_err());
@@ -26,14 +32,28 @@ fn refused(parameters: &str, errnos: &[i32], word: &str) {
 }
 
 pub(crate) fn a_missing_device_is_refused() {
-    refused("mount_path=/dev/nonexistent", &[libc::ENOENT, libc::ENODEV], "/dev/nonexistent");
-    refused("loop=777", &[libc::ENOENT, libc::ENODEV, libc::ENXIO], "777");
+    refused(
+        "mount_path=/dev/nonexistent",
+        &[libc::ENOENT, libc::ENODEV],
+        "/dev/nonexistent",
+    );
+    refused(
+        "loop=777",
+        &[libc::ENOENT, libc::ENODEV, libc::ENXIO],
+        "777",
+    );
     // A loop device with nothing behind it.
     let empty = Loop::new(44, 1 << 20);
     detach(44);
     refused(
         &format!("mount_path={}", empty.path()),
-        &[libc::ENXIO, libc::ENODEV, libc::ENOSPC, libc::EFBIG, libc::EINVAL],
+        &[
+            libc::ENXIO,
+            libc::ENODEV,
+            libc::ENOSPC,
+            libc::EFBIG,
+            libc::EINVAL,
+        ],
         "loop44",
     );
 }
@@ -52,12 +72,19 @@ pub(crate) fn a_device_of_ext4_is_refused_untouched() {
     let before = disk.checksum();
     let parameters = format!("mount_path={}", disk.path());
     refused(&parameters, &[libc::EMEDIUMTYPE], "loop44");
-    refused(&format!("{parameters} initialize_if_empty=1"), &[libc::EMEDIUMTYPE], "loop44");
+    refused(
+        &format!("{parameters} initialize_if_empty=1"),
+        &[libc::EMEDIUMTYPE],
+        "loop44",
+    );
     assert_eq!(disk.checksum(), before);
     drop(disk);
     // Something at the very end only, as some RAID formats have it.
     let disk = Loop::new(44, 32 << 20);
-    let file = OpenOptions::new().write(true).open(disk.backing_file()).unwrap();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(disk.backing_file())
+        .unwrap();
     file.write_all_at(b"x", (32 << 20) - 1).unwrap();
     let before = disk.checksum();
     refused(&parameters, &[libc::EMEDIUMTYPE], "loop44");
@@ -75,7 +102,11 @@ pub(crate) fn an_empty_device_is_refused_if_asked() {
     let disk = Loop::new(44, 32 << 20);
     let before = disk.checksum();
     let parameters = format!("mount_path={}", disk.path());
-    refused(&format!("{parameters} initialize_if_empty=0"), &[libc::ENOMEDIUM], "loop44");
+    refused(
+        &format!("{parameters} initialize_if_empty=0"),
+        &[libc::ENOMEDIUM],
+        "loop44",
+    );
     assert_eq!(disk.checksum(), before);
     Module::load(&parameters).unload();
     Module::load(&format!("{parameters} initialize_if_empty=0")).unload();
@@ -92,7 +123,14 @@ pub(crate) fn a_truncated_device_is_refused_untouched() {
     drop(dev);
     module.unload();
     let path = disk.backing_file().to_string();
-    let too_small = [libc::EUCLEAN, libc::ENXIO, libc::ENOSPC, libc::EFBIG, libc::EINVAL, libc::EIO];
+    let too_small = [
+        libc::EUCLEAN,
+        libc::ENXIO,
+        libc::ENOSPC,
+        libc::EFBIG,
+        libc::EINVAL,
+        libc::EIO,
+    ];
     for len in [16 << 20, 3 << 20, 64 << 10, 4096] {
         let part = Loop::over(45, &path, 0, len, false);
         let before = part.checksum();
@@ -114,13 +152,17 @@ pub(crate) fn damage_is_told_and_never_served() {
     let module = Module::load(&parameters);
     let dev = Dev::open();
     for i in 0..2_000u32 {
-        dev.put(&i.to_be_bytes(), &bytes_of(u64::from(i), 3_000)).unwrap();
+        dev.put(&i.to_be_bytes(), &bytes_of(u64::from(i), 3_000))
+            .unwrap();
     }
     dev.sync().unwrap();
     drop(dev);
     module.unload();
     let original = fs::read(disk.backing_file()).unwrap();
-    let file = OpenOptions::new().write(true).open(disk.backing_file()).unwrap();
+    let file = OpenOptions::new()
+        .write(true)
+        .open(disk.backing_file())
+        .unwrap();
     let mut rng = Rng::new(8);
     let (mut refusals, mut whole) = (0, 0);
     for round in 0..12 {
@@ -129,7 +171,8 @@ pub(crate) fn damage_is_told_and_never_served() {
         let places = 1 + round % 3;
         for _ in 0..places {
             let at = rng.below(original.len() as u64) as usize;
-            file.write_all_at(&[original[at] ^ (1 << rng.below(8))], at as u64).unwrap();
+            file.write_all_at(&[original[at] ^ (1 << rng.below(8))], at as u64)
+                .unwrap();
         }
         // The page cache of the loop device may hold old blocks.
         drop(fs::File::open(disk.path()).unwrap());
@@ -150,7 +193,11 @@ pub(crate) fn damage_is_told_and_never_served() {
                 module.unload();
             }
             Err(errno) => {
-                assert!([libc::EUCLEAN, libc::EIO].contains(&errno), "{}", name_of(errno));
+                assert!(
+                    [libc::EUCLEAN, libc::EIO].contains(&errno),
+                    "{}",
+                    name_of(errno)
+                );
                 refusals += 1;
             }
         }
@@ -178,7 +225,11 @@ pub(crate) fn a_read_only_device_changes_nothing() {
             drop(dev);
             module.unload();
         }
-        Err(errno) => assert!([libc::EROFS, libc::EACCES].contains(&errno), "{}", name_of(errno)),
+        Err(errno) => assert!(
+            [libc::EROFS, libc::EACCES].contains(&errno),
+            "{}",
+            name_of(errno)
+        ),
     }
     let lines = log.ours();
     assert!(lines.iter().any(|l| l.contains("read-only")), "{lines:#?}");
@@ -186,7 +237,11 @@ pub(crate) fn a_read_only_device_changes_nothing() {
     // An empty one cannot be formatted.
     let empty = Loop::new(46, 32 << 20);
     let read_only = Loop::over(47, empty.backing_file(), 0, 0, true);
-    refused(&format!("mount_path={}", read_only.path()), &[libc::EROFS, libc::EACCES], "loop47");
+    refused(
+        &format!("mount_path={}", read_only.path()),
+        &[libc::EROFS, libc::EACCES],
+        "loop47",
+    );
 }
 
 pub(crate) fn a_port_in_use_is_refused() {
@@ -211,7 +266,11 @@ pub(crate) fn a_port_in_use_is_refused() {
 pub(crate) fn mount_path_and_loop_exclude_each_other() {
     let disk = Loop::new(44, 32 << 20);
     let before = disk.checksum();
-    refused(&format!("mount_path={} loop=44", disk.path()), &[libc::EINVAL], "loop");
+    refused(
+        &format!("mount_path={} loop=44", disk.path()),
+        &[libc::EINVAL],
+        "loop",
+    );
     assert_eq!(disk.checksum(), before);
 }
 
@@ -222,8 +281,14 @@ pub(crate) fn the_device_is_ours_alone_while_it_is_in_use() {
     // (CONFIG_BLK_DEV_WRITE_MOUNTED); who asks for the device alone never
     // gets it.
     let mut exclusive = OpenOptions::new();
-    let opened = exclusive.read(true).custom_flags(libc::O_EXCL).open(disk.path());
-    assert_eq!(errno_of(&opened.expect_err("an exclusive open")), libc::EBUSY);
+    let opened = exclusive
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(disk.path());
+    assert_eq!(
+        errno_of(&opened.expect_err("an exclusive open")),
+        libc::EBUSY
+    );
     let (ok, text) = shell(&format!("/usr/sbin/mke2fs -q {}", disk.path()));
     assert!(!ok, "mke2fs on the store's device: {text}");
 }
@@ -237,7 +302,11 @@ pub(crate) fn lengths_out_of_range_are_refused_by_every_interface() {
     assert!(c.ask(&format!("put {long} v")).starts_with("error: "));
     assert!(c.ask(&format!("get {long}")).starts_with("error: "));
     assert!(c.ask(&format!("del {long}")).starts_with("error: "));
-    assert!(Text::connect().ask(&format!("put k {big}")).starts_with("error: "));
+    assert!(
+        Text::connect()
+            .ask(&format!("put k {big}"))
+            .starts_with("error: ")
+    );
     assert_eq!(c.ask(&format!("put {} v", "k".repeat(1024))), "ok");
     assert_eq!(c.ask(&format!("put k {}", "v".repeat(1 << 20))), "ok");
     assert_eq!(dev.stat().records, 2);
@@ -259,7 +328,10 @@ pub(crate) fn a_line_of_10_mib_is_answered_with_an_error_and_closed() {
         let reply = c.line();
         if let Ok(Some(reply)) = &reply {
             assert!(reply.starts_with("error: "), "{reply}");
-            assert!(matches!(c.line(), Ok(None) | Err(_)), "the connection is closed");
+            assert!(
+                matches!(c.line(), Ok(None) | Err(_)),
+                "the connection is closed"
+            );
         } else {
             panic!("a line of 10 MiB was answered with {reply:?}");
         }
@@ -290,7 +362,9 @@ pub(crate) fn noise_on_the_port_harms_nobody() {
         let _ = c.try_send(&noise);
         if seed % 2 == 0 {
             let _ = c.stream().shutdown(std::net::Shutdown::Write);
-            c.stream().set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            c.stream()
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
             let _ = c.rest();
         }
         // The others go away without a word.
@@ -321,7 +395,9 @@ pub(crate) fn two_thousand_connections_are_bounded_and_let_go() {
     wait_until("the bound of max_clients", || dev.stat().clients == 1024);
     let (mut served, mut turned_away) = (0, 0);
     for stream in &mut clients {
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         let mut reply = [0; 2];
         let alive = stream.write_all(b"get k\n").is_ok()
             && stream.read_exact(&mut reply).is_ok()
@@ -332,7 +408,10 @@ pub(crate) fn two_thousand_connections_are_bounded_and_let_go() {
             turned_away += 1;
         }
     }
-    println!("{} connected, {served} served, {turned_away} turned away", clients.len());
+    println!(
+        "{} connected, {served} served, {turned_away} turned away",
+        clients.len()
+    );
     assert_eq!(served, 1023, "all that fit beside the first one are served");
     assert_eq!(first.ask("get k"), "v", "who is in stays in");
     drop(clients);

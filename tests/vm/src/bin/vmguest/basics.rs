@@ -12,8 +12,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::process::{Command, Stdio};
 
 /// The session of the README: what a person types and what nc prints.
-const SESSION: &[(&str, &str)] =
-    &[("put name alice", "ok"), ("get name", "alice"), ("put age 25", "ok"), ("get age", "25")];
+const SESSION: &[(&str, &str)] = &[
+    ("put name alice", "ok"),
+    ("get name", "alice"),
+    ("put age 25", "ok"),
+    ("get age", "25"),
+];
 
 pub(crate) fn readme_session_over_nc_is_byte_for_byte() {
     let _module = Module::load("");
@@ -65,12 +69,17 @@ pub(crate) fn values_are_never_glued_to_ok_and_a_missing_key_never_hangs() {
     assert_eq!(c.ask("get k"), "not found");
     assert_eq!(c.ask("del k"), "not found");
     assert_eq!(c.ask("PING").trim_end(), "+PONG");
-    for bad in ["", "nonsense", "PUT k v", "Get k", "get", "put", "put k", "del"] {
+    for bad in [
+        "", "nonsense", "PUT k v", "Get k", "get", "put", "put k", "del",
+    ] {
         let reply = c.ask(bad);
         // A put without a value may be an empty value or a mistake, but the
         // connection goes on and the answer is a line.
         if bad != "put k" {
-            assert!(reply.starts_with("error: "), "{bad:?} was answered with {reply:?}");
+            assert!(
+                reply.starts_with("error: "),
+                "{bad:?} was answered with {reply:?}"
+            );
         }
     }
     assert_eq!(c.ask("put k2 still here"), "ok");
@@ -106,7 +115,10 @@ pub(crate) fn after_n_requests_the_close_loses_no_reply() {
         // Two requests more than are allowed: data that the server never
         // reads must not turn the close into a reset.
         c.send(b"put a 1\nget a\nget a\nget a\nput b 2\n");
-        assert_eq!(String::from_utf8_lossy(&c.rest().expect("no reset")), "ok\n1\n1\n");
+        assert_eq!(
+            String::from_utf8_lossy(&c.rest().expect("no reset")),
+            "ok\n1\n1\n"
+        );
     }
     fails_with("get b", Dev::open().get(b"b"), &[libc::ENOENT]);
 }
@@ -115,7 +127,10 @@ pub(crate) fn ioctls_store_and_return_any_bytes() {
     let module = Module::load("");
     let dev = Dev::open();
     let v = dev.version().unwrap();
-    assert_eq!((v.abi_version, v.key_len_max, v.value_len_max), (1, 1024, 1 << 20));
+    assert_eq!(
+        (v.abi_version, v.key_len_max, v.value_len_max),
+        (1, 1024, 1 << 20)
+    );
     let keys: Vec<Vec<u8>> = vec![vec![0], vec![0, 0], vec![255; 1024], b"a\nb c".to_vec()];
     let mut last = 0;
     for (i, key) in keys.iter().enumerate() {
@@ -124,7 +139,10 @@ pub(crate) fn ioctls_store_and_return_any_bytes() {
         assert!(version > last, "versions only grow");
         last = version;
         let got = dev.get_full(key).unwrap();
-        assert_eq!((got.value, got.version, got.user_flags, got.expires_ms), (value, version, 0, 0));
+        assert_eq!(
+            (got.value, got.version, got.user_flags, got.expires_ms),
+            (value, version, 0, 0)
+        );
     }
     assert_eq!(dev.put(b"", b"").unwrap_err(), libc::EINVAL);
     dev.put(b"max", &vec![9; 1 << 20]).unwrap();
@@ -146,12 +164,24 @@ pub(crate) fn flags_and_expiry_are_kept_beside_the_value() {
     let _module = Module::load("");
     let dev = Dev::open();
     let far = 4_000_000_000_000;
-    dev.put_with(b"k", b"v", Put { user_flags: 0xdead_beef, expires_ms: far, ..Put::default() }).unwrap();
+    dev.put_with(
+        b"k",
+        b"v",
+        Put {
+            user_flags: 0xdead_beef,
+            expires_ms: far,
+            ..Put::default()
+        },
+    )
+    .unwrap();
     let got = dev.get_full(b"k").unwrap();
     assert_eq!((got.user_flags, got.expires_ms), (0xdead_beef, far));
     dev.append(b"k", b"w").unwrap();
     let got = dev.get_full(b"k").unwrap();
-    assert_eq!((got.user_flags, got.expires_ms, &got.value[..]), (0xdead_beef, far, &b"vw"[..]));
+    assert_eq!(
+        (got.user_flags, got.expires_ms, &got.value[..]),
+        (0xdead_beef, far, &b"vw"[..])
+    );
     let entry = &dev.scan_all(b"", b"", 0).unwrap()[0];
     assert_eq!(entry.user_flags, 0xdead_beef);
 }
@@ -159,36 +189,93 @@ pub(crate) fn flags_and_expiry_are_kept_beside_the_value() {
 pub(crate) fn an_expired_value_is_gone() {
     let _module = Module::load("");
     let dev = Dev::open();
-    dev.put_with(b"past", b"v", Put { expires_ms: 1, ..Put::default() }).unwrap();
+    dev.put_with(
+        b"past",
+        b"v",
+        Put {
+            expires_ms: 1,
+            ..Put::default()
+        },
+    )
+    .unwrap();
     fails_with("get of an expired value", dev.get(b"past"), &[libc::ENOENT]);
     assert_eq!(dev.scan_all(b"", b"", 0).unwrap(), []);
     // Gone also for conditions.
-    dev.put_with(b"past", b"new", Put { flags: CREATE, ..Put::default() }).unwrap();
+    dev.put_with(
+        b"past",
+        b"new",
+        Put {
+            flags: CREATE,
+            ..Put::default()
+        },
+    )
+    .unwrap();
     assert_eq!(dev.get(b"past").unwrap(), b"new");
 }
 
 pub(crate) fn conditions_hold_or_change_nothing() {
     let _module = Module::load("");
     let dev = Dev::open();
-    let with = |flags, expected_version| Put { flags, expected_version, ..Put::default() };
-    fails_with("replace", dev.put_with(b"k", b"0", with(REPLACE, 0)), &[libc::ENOENT]);
-    fails_with("if version", dev.put_with(b"k", b"0", with(IF_VERSION, 5)), &[libc::ENOENT]);
+    let with = |flags, expected_version| Put {
+        flags,
+        expected_version,
+        ..Put::default()
+    };
+    fails_with(
+        "replace",
+        dev.put_with(b"k", b"0", with(REPLACE, 0)),
+        &[libc::ENOENT],
+    );
+    fails_with(
+        "if version",
+        dev.put_with(b"k", b"0", with(IF_VERSION, 5)),
+        &[libc::ENOENT],
+    );
     fails_with("get", dev.get(b"k"), &[libc::ENOENT]);
     let v1 = dev.put_with(b"k", b"1", with(CREATE, 0)).unwrap();
-    fails_with("create", dev.put_with(b"k", b"2", with(CREATE, 0)), &[libc::EEXIST]);
+    fails_with(
+        "create",
+        dev.put_with(b"k", b"2", with(CREATE, 0)),
+        &[libc::EEXIST],
+    );
     let v2 = dev.put_with(b"k", b"2", with(REPLACE, 0)).unwrap();
-    fails_with("if version", dev.put_with(b"k", b"3", with(IF_VERSION, v1)), &[libc::ECANCELED]);
-    fails_with("delete", dev.delete_with(b"k", IF_VERSION, v1), &[libc::ECANCELED]);
-    let update = |flags, expected_version| Update { flags, expected_version, ..Update::default() };
+    fails_with(
+        "if version",
+        dev.put_with(b"k", b"3", with(IF_VERSION, v1)),
+        &[libc::ECANCELED],
+    );
+    fails_with(
+        "delete",
+        dev.delete_with(b"k", IF_VERSION, v1),
+        &[libc::ECANCELED],
+    );
+    let update = |flags, expected_version| Update {
+        flags,
+        expected_version,
+        ..Update::default()
+    };
     let stale = dev.update_with(b"k", b"x", update(APPEND | IF_VERSION, v1));
     fails_with("update", stale, &[libc::ECANCELED]);
-    assert_eq!(dev.get_full(b"k").map(|g| (g.value, g.version)), Ok((b"2".to_vec(), v2)));
-    let (v3, len) = dev.update_with(b"k", b"x", update(APPEND | IF_VERSION, v2)).unwrap();
+    assert_eq!(
+        dev.get_full(b"k").map(|g| (g.value, g.version)),
+        Ok((b"2".to_vec(), v2))
+    );
+    let (v3, len) = dev
+        .update_with(b"k", b"x", update(APPEND | IF_VERSION, v2))
+        .unwrap();
     assert_eq!(len, 2);
     dev.delete_with(b"k", IF_VERSION, v3).unwrap();
     fails_with("delete", dev.delete(b"k"), &[libc::ENOENT]);
-    fails_with("update", dev.update_with(b"k", b"x", update(APPEND | REPLACE, 0)), &[libc::ENOENT]);
-    fails_with("update", dev.update_with(b"k", b"x", update(IF_VERSION, 9)), &[libc::ENOENT]);
+    fails_with(
+        "update",
+        dev.update_with(b"k", b"x", update(APPEND | REPLACE, 0)),
+        &[libc::ENOENT],
+    );
+    fails_with(
+        "update",
+        dev.update_with(b"k", b"x", update(IF_VERSION, 9)),
+        &[libc::ENOENT],
+    );
 }
 
 pub(crate) fn every_bad_ioctl_has_the_errno_of_the_header() {
@@ -201,62 +288,192 @@ pub(crate) fn every_bad_ioctl_has_the_errno_of_the_header() {
     let long = [b'x'; 1025];
     let big = vec![0u8; (1 << 20) + 1];
     let get = |key, key_len, flags, reserved| {
-        let mut arg = Get { key, key_len, flags, reserved, ..Get::default() };
+        let mut arg = Get {
+            key,
+            key_len,
+            flags,
+            reserved,
+            ..Get::default()
+        };
         dev.call(NR_GET, &mut arg)
     };
     fails_with("key of 0 bytes", get(key_at, 0, 0, 0), &[libc::EINVAL]);
-    fails_with("key of 1025 bytes", get(long.as_ptr() as u64, 1025, 0, 0), &[libc::EINVAL]);
+    fails_with(
+        "key of 1025 bytes",
+        get(long.as_ptr() as u64, 1025, 0, 0),
+        &[libc::EINVAL],
+    );
     fails_with("key of 4 GiB", get(key_at, u32::MAX, 0, 0), &[libc::EINVAL]);
     fails_with("GET with flags", get(key_at, 1, 1, 0), &[libc::EINVAL]);
     fails_with("GET with reserved", get(key_at, 1, 0, 1), &[libc::EINVAL]);
     fails_with("PUT of 0 bytes of key", dev.put(b"", b"v"), &[libc::EINVAL]);
-    fails_with("PUT of 1025 bytes of key", dev.put(&long, b"v"), &[libc::EINVAL]);
-    fails_with("PUT of more than 1 MiB", dev.put(b"new", &big), &[libc::EFBIG]);
-    let flags = |flags| Put { flags, ..Put::default() };
-    fails_with("PUT with unknown flags", dev.put_with(b"new", b"v", flags(1 << 31)), &[libc::EINVAL]);
-    fails_with("PUT with APPEND", dev.put_with(b"new", b"v", flags(APPEND)), &[libc::EINVAL]);
+    fails_with(
+        "PUT of 1025 bytes of key",
+        dev.put(&long, b"v"),
+        &[libc::EINVAL],
+    );
+    fails_with(
+        "PUT of more than 1 MiB",
+        dev.put(b"new", &big),
+        &[libc::EFBIG],
+    );
+    let flags = |flags| Put {
+        flags,
+        ..Put::default()
+    };
+    fails_with(
+        "PUT with unknown flags",
+        dev.put_with(b"new", b"v", flags(1 << 31)),
+        &[libc::EINVAL],
+    );
+    fails_with(
+        "PUT with APPEND",
+        dev.put_with(b"new", b"v", flags(APPEND)),
+        &[libc::EINVAL],
+    );
     let both = dev.put_with(b"new", b"v", flags(CREATE | REPLACE));
     fails_with("PUT with CREATE and REPLACE", both, &[libc::EINVAL]);
     let both = dev.put_with(b"new", b"v", flags(CREATE | IF_VERSION));
     fails_with("PUT with CREATE and IF_VERSION", both, &[libc::EINVAL]);
     for bad in [CREATE, REPLACE, APPEND, 1 << 20] {
-        fails_with("DELETE with flags", dev.delete_with(key, bad, 0), &[libc::EINVAL]);
+        fails_with(
+            "DELETE with flags",
+            dev.delete_with(key, bad, 0),
+            &[libc::EINVAL],
+        );
     }
     let update = |with| dev.update_with(key, b"xyz", with);
     let blank = Update::default();
-    fails_with("UPDATE with CREATE", update(Update { flags: CREATE, ..blank }), &[libc::EINVAL]);
-    let placed = Update { flags: APPEND, offset: 1, ..blank };
-    fails_with("UPDATE with APPEND and an offset", update(placed), &[libc::EINVAL]);
-    fails_with("UPDATE with reserved", update(Update { reserved: 1, ..blank }), &[libc::EINVAL]);
-    fails_with("UPDATE with reserved2", update(Update { reserved2: 1, ..blank }), &[libc::EINVAL]);
+    fails_with(
+        "UPDATE with CREATE",
+        update(Update {
+            flags: CREATE,
+            ..blank
+        }),
+        &[libc::EINVAL],
+    );
+    let placed = Update {
+        flags: APPEND,
+        offset: 1,
+        ..blank
+    };
+    fails_with(
+        "UPDATE with APPEND and an offset",
+        update(placed),
+        &[libc::EINVAL],
+    );
+    fails_with(
+        "UPDATE with reserved",
+        update(Update {
+            reserved: 1,
+            ..blank
+        }),
+        &[libc::EINVAL],
+    );
+    fails_with(
+        "UPDATE with reserved2",
+        update(Update {
+            reserved2: 1,
+            ..blank
+        }),
+        &[libc::EINVAL],
+    );
     for offset in [(1 << 20) - 2, 1 << 32, u64::MAX, u64::MAX - 2] {
-        fails_with("UPDATE past 1 MiB", update(Update { offset, ..blank }), &[libc::EFBIG]);
+        fails_with(
+            "UPDATE past 1 MiB",
+            update(Update { offset, ..blank }),
+            &[libc::EFBIG],
+        );
     }
-    let scan = |flags, room| dev.scan(b"", b"", room, Scan { flags, ..Scan::default() });
-    fails_with("SCAN with unknown flags", scan(1 << 9, 4096), &[libc::EINVAL]);
+    let scan = |flags, room| {
+        dev.scan(
+            b"",
+            b"",
+            room,
+            Scan {
+                flags,
+                ..Scan::default()
+            },
+        )
+    };
+    fails_with(
+        "SCAN with unknown flags",
+        scan(1 << 9, 4096),
+        &[libc::EINVAL],
+    );
     fails_with("SCAN without room", scan(0, 32), &[libc::ERANGE]);
-    let mut arg = Scan { start: long.as_ptr() as u64, start_len: 1025, ..Scan::default() };
-    fails_with("SCAN from a key too long", dev.call(NR_SCAN, &mut arg), &[libc::EINVAL]);
-    let stat = dev.call(NR_STAT, &mut Stat { flags: 1, ..Stat::default() });
+    let mut arg = Scan {
+        start: long.as_ptr() as u64,
+        start_len: 1025,
+        ..Scan::default()
+    };
+    fails_with(
+        "SCAN from a key too long",
+        dev.call(NR_SCAN, &mut arg),
+        &[libc::EINVAL],
+    );
+    let stat = dev.call(
+        NR_STAT,
+        &mut Stat {
+            flags: 1,
+            ..Stat::default()
+        },
+    );
     fails_with("STAT with flags", stat, &[libc::EINVAL]);
-    let sync = dev.call(NR_SYNC, &mut Sync { flags: 1, ..Sync::default() });
+    let sync = dev.call(
+        NR_SYNC,
+        &mut Sync {
+            flags: 1,
+            ..Sync::default()
+        },
+    );
     fails_with("SYNC with flags", sync, &[libc::EINVAL]);
-    let sync = dev.call(NR_SYNC, &mut Sync { reserved: 1, ..Sync::default() });
+    let sync = dev.call(
+        NR_SYNC,
+        &mut Sync {
+            reserved: 1,
+            ..Sync::default()
+        },
+    );
     fails_with("SYNC with reserved", sync, &[libc::EINVAL]);
-    let purge = dev.call(NR_PURGE, &mut Purge { flags: 1, reserved: 0 });
+    let purge = dev.call(
+        NR_PURGE,
+        &mut Purge {
+            flags: 1,
+            reserved: 0,
+        },
+    );
     fails_with("PURGE with flags", purge, &[libc::EINVAL]);
-    let version = dev.call(NR_VERSION, &mut Version { reserved: 1, ..Version::default() });
+    let version = dev.call(
+        NR_VERSION,
+        &mut Version {
+            reserved: 1,
+            ..Version::default()
+        },
+    );
     fails_with("VERSION with reserved", version, &[libc::EINVAL]);
     for nr in [9, 0x7f, 0xff] {
         let mut arg = [0u64; 8];
-        fails_with("an unknown command", dev.call(nr, &mut arg), &[libc::ENOTTY]);
+        fails_with(
+            "an unknown command",
+            dev.call(nr, &mut arg),
+            &[libc::ENOTTY],
+        );
     }
     // The magic of another driver, and the raw numbers 0 to 5.
     for command in [0x5401, 0, 1, 3, 4, 5, 0x4004_6b01] {
-        fails_with("a foreign command", sys::ioctl_raw(dev.fd(), command, 0), &[libc::ENOTTY]);
+        fails_with(
+            "a foreign command",
+            sys::ioctl_raw(dev.fd(), command, 0),
+            &[libc::ENOTTY],
+        );
     }
     let after = dev.stat();
-    assert_eq!((after.records, after.version), (before.records, before.version), "nothing changed");
+    assert_eq!(
+        (after.records, after.version),
+        (before.records, before.version),
+        "nothing changed"
+    );
     assert_eq!(dev.get(key).unwrap(), b"value");
 }
 
@@ -276,12 +493,24 @@ pub(crate) fn a_small_buffer_is_told_the_size_and_left_alone() {
         fails_with("GET", dev.call(NR_GET, &mut arg), &[libc::ERANGE]);
         assert_eq!(arg.value_len as usize, len);
         assert!(room.iter().all(|&b| b == 0x55), "the buffer was touched");
-        let mut arg = Get { key: b"k".as_ptr() as u64, key_len: 1, ..Get::default() };
-        fails_with("GET without a buffer", dev.call(NR_GET, &mut arg), &[libc::ERANGE]);
+        let mut arg = Get {
+            key: b"k".as_ptr() as u64,
+            key_len: 1,
+            ..Get::default()
+        };
+        fails_with(
+            "GET without a buffer",
+            dev.call(NR_GET, &mut arg),
+            &[libc::ERANGE],
+        );
         assert_eq!(arg.value_len as usize, len);
     }
     dev.put(b"k", b"").unwrap();
-    let mut arg = Get { key: b"k".as_ptr() as u64, key_len: 1, ..Get::default() };
+    let mut arg = Get {
+        key: b"k".as_ptr() as u64,
+        key_len: 1,
+        ..Get::default()
+    };
     assert_eq!(dev.call(NR_GET, &mut arg), Ok(()));
     assert_eq!(arg.value_len, 0);
 }
@@ -294,33 +523,102 @@ pub(crate) fn bad_pointers_are_efault_and_change_nothing() {
     let hole = Mapping::before_a_hole();
     let read_only = Mapping::read_only(8192);
     let kernel = 0xffff_8880_0000_0000;
-    let bad = [1, hole.address() + 4096, hole.address() + 4090, kernel, u64::MAX - 4, 0x8000_0000_0000];
+    let bad = [
+        1,
+        hole.address() + 4096,
+        hole.address() + 4090,
+        kernel,
+        u64::MAX - 4,
+        0x8000_0000_0000,
+    ];
     let k = b"k".as_ptr() as u64;
     for at in bad {
-        let mut get = Get { key: at, key_len: 16, ..Get::default() };
+        let mut get = Get {
+            key: at,
+            key_len: 16,
+            ..Get::default()
+        };
         fails_with("GET, key", dev.call(NR_GET, &mut get), &[libc::EFAULT]);
-        let mut get = Get { key: k, key_len: 1, value: at, value_cap: 6000, ..Get::default() };
+        let mut get = Get {
+            key: k,
+            key_len: 1,
+            value: at,
+            value_cap: 6000,
+            ..Get::default()
+        };
         fails_with("GET, value", dev.call(NR_GET, &mut get), &[libc::EFAULT]);
-        let mut put = Put { key: at, key_len: 16, ..Put::default() };
+        let mut put = Put {
+            key: at,
+            key_len: 16,
+            ..Put::default()
+        };
         fails_with("PUT, key", dev.call(NR_PUT, &mut put), &[libc::EFAULT]);
-        let mut put = Put { key: k, key_len: 1, value: at, value_len: 6000, ..Put::default() };
+        let mut put = Put {
+            key: k,
+            key_len: 1,
+            value: at,
+            value_len: 6000,
+            ..Put::default()
+        };
         fails_with("PUT, value", dev.call(NR_PUT, &mut put), &[libc::EFAULT]);
-        let mut del = Delete { key: at, key_len: 16, ..Delete::default() };
-        fails_with("DELETE, key", dev.call(NR_DELETE, &mut del), &[libc::EFAULT]);
-        let mut up = Update { key: k, key_len: 1, data: at, data_len: 6000, ..Update::default() };
-        fails_with("UPDATE, data", dev.call(NR_UPDATE, &mut up), &[libc::EFAULT]);
-        let mut scan = Scan { start: at, start_len: 16, ..Scan::default() };
+        let mut del = Delete {
+            key: at,
+            key_len: 16,
+            ..Delete::default()
+        };
+        fails_with(
+            "DELETE, key",
+            dev.call(NR_DELETE, &mut del),
+            &[libc::EFAULT],
+        );
+        let mut up = Update {
+            key: k,
+            key_len: 1,
+            data: at,
+            data_len: 6000,
+            ..Update::default()
+        };
+        fails_with(
+            "UPDATE, data",
+            dev.call(NR_UPDATE, &mut up),
+            &[libc::EFAULT],
+        );
+        let mut scan = Scan {
+            start: at,
+            start_len: 16,
+            ..Scan::default()
+        };
         fails_with("SCAN, start", dev.call(NR_SCAN, &mut scan), &[libc::EFAULT]);
-        let mut scan = Scan { buffer: at, buffer_len: 8192, ..Scan::default() };
-        fails_with("SCAN, buffer", dev.call(NR_SCAN, &mut scan), &[libc::EFAULT]);
-        for nr in [NR_VERSION, NR_GET, NR_PUT, NR_DELETE, NR_UPDATE, NR_SCAN, NR_STAT, NR_SYNC, NR_PURGE] {
+        let mut scan = Scan {
+            buffer: at,
+            buffer_len: 8192,
+            ..Scan::default()
+        };
+        fails_with(
+            "SCAN, buffer",
+            dev.call(NR_SCAN, &mut scan),
+            &[libc::EFAULT],
+        );
+        for nr in [
+            NR_VERSION, NR_GET, NR_PUT, NR_DELETE, NR_UPDATE, NR_SCAN, NR_STAT, NR_SYNC, NR_PURGE,
+        ] {
             let result = sys::ioctl_raw(dev.fd(), command(nr, 64), at);
             fails_with("a bad structure", result, &[libc::EFAULT]);
         }
     }
     // Results that cannot be written back.
-    let mut get = Get { key: k, key_len: 1, value: read_only.address(), value_cap: 8192, ..Get::default() };
-    fails_with("GET into read-only memory", dev.call(NR_GET, &mut get), &[libc::EFAULT]);
+    let mut get = Get {
+        key: k,
+        key_len: 1,
+        value: read_only.address(),
+        value_cap: 8192,
+        ..Get::default()
+    };
+    fails_with(
+        "GET into read-only memory",
+        dev.call(NR_GET, &mut get),
+        &[libc::EFAULT],
+    );
     let stat = sys::ioctl_raw(dev.fd(), command(NR_STAT, 200), read_only.address());
     fails_with("STAT into read-only memory", stat, &[libc::EFAULT]);
     assert_eq!(dev.stat().version, version, "nothing changed");
@@ -345,22 +643,40 @@ pub(crate) fn older_and_newer_structures_are_served() {
     map.write(0, &sys::bytes_of(&put));
     sys::ioctl_raw(dev.fd(), command(NR_PUT, 28), map.address()).expect("a shorter structure");
     let got = dev.get_full(b"old").unwrap();
-    assert_eq!((&got.value[..], got.user_flags, got.expires_ms), (&b"value"[..], 0, 0));
+    assert_eq!(
+        (&got.value[..], got.user_flags, got.expires_ms),
+        (&b"value"[..], 0, 0)
+    );
     // The short caller's memory behind its structure must not be written.
     assert_eq!(map.read(28, 28), sys::bytes_of(&put)[28..]);
     let mut map = Mapping::low(4096);
-    let get = Get { key: b"old".as_ptr() as u64, key_len: 3, ..Get::default() };
+    let get = Get {
+        key: b"old".as_ptr() as u64,
+        key_len: 3,
+        ..Get::default()
+    };
     map.write(0, &sys::bytes_of(&get));
     map.write(56, &[0x55; 8]);
     let short = sys::ioctl_raw(dev.fd(), command(NR_GET, 32), map.address());
     fails_with("a short GET without room", short, &[libc::ERANGE]);
-    assert_eq!(map.read(28, 4), 5u32.to_ne_bytes(), "value_len is inside the short structure");
+    assert_eq!(
+        map.read(28, 4),
+        5u32.to_ne_bytes(),
+        "value_len is inside the short structure"
+    );
     assert_eq!(map.read(32, 8), [0; 8], "the version lies behind it");
     // A newer caller.
     let mut map = Mapping::low(16384);
     let version = dev.stat().version;
     for size in [64, 72, 4096, 16_383] {
-        map.write(0, &sys::bytes_of(&Put { user_flags: 0, expires_ms: 0, ..put }));
+        map.write(
+            0,
+            &sys::bytes_of(&Put {
+                user_flags: 0,
+                expires_ms: 0,
+                ..put
+            }),
+        );
         sys::ioctl_raw(dev.fd(), command(NR_PUT, size), map.address())
             .unwrap_or_else(|e| panic!("a longer structure of {size} bytes: {}", name_of(e)));
         map.write(size - 1, &[1]);
@@ -368,7 +684,11 @@ pub(crate) fn older_and_newer_structures_are_served() {
         fails_with("a non-zero unknown tail", tail, &[libc::E2BIG]);
         map.write(size - 1, &[0]);
     }
-    assert_eq!(dev.stat().version, version + 4, "only the accepted ones changed anything");
+    assert_eq!(
+        dev.stat().version,
+        version + 4,
+        "only the accepted ones changed anything"
+    );
     // The direction bits of the command word do not matter, the number does.
     let mut arg = Version::default();
     let at = std::ptr::from_mut(&mut arg) as u64;
@@ -388,16 +708,32 @@ pub(crate) fn a_32_bit_caller_is_served() {
     call(NR_VERSION, 16, base).expect("VERSION");
     assert_eq!(sys::from_bytes::<Version>(&map.read(0, 16)).abi_version, 1);
     map.write(4096, b"thirty-two bits");
-    let put = Put { key: base + 4096, key_len: 6, value: base + 4103, value_len: 8, ..Put::default() };
+    let put = Put {
+        key: base + 4096,
+        key_len: 6,
+        value: base + 4103,
+        value_len: 8,
+        ..Put::default()
+    };
     map.write(0, &sys::bytes_of(&put));
     call(NR_PUT, 56, base).expect("PUT");
     assert_eq!(dev.get(b"thirty").unwrap(), b"two bits");
-    let get = Get { key: base + 4096, key_len: 6, value: base + 5000, value_cap: 100, ..Get::default() };
+    let get = Get {
+        key: base + 4096,
+        key_len: 6,
+        value: base + 5000,
+        value_cap: 100,
+        ..Get::default()
+    };
     map.write(0, &sys::bytes_of(&get));
     call(NR_GET, 56, base).expect("GET");
     assert_eq!(map.read(5000, 8), b"two bits");
     assert_eq!(sys::from_bytes::<Get>(&map.read(0, 56)).value_len, 8);
-    let scan = Scan { buffer: base + 5000, buffer_len: 1000, ..Scan::default() };
+    let scan = Scan {
+        buffer: base + 5000,
+        buffer_len: 1000,
+        ..Scan::default()
+    };
     map.write(0, &sys::bytes_of(&scan));
     call(NR_SCAN, 64, base).expect("SCAN");
     assert_eq!(sys::from_bytes::<Scan>(&map.read(0, 64)).count, 1);
@@ -436,15 +772,27 @@ pub(crate) fn purge_is_for_administrators_only() {
             sys::drop_cap_sys_admin();
             dev.purge()
         });
-        fails_with("PURGE without CAP_SYS_ADMIN", tried.join().unwrap(), &[libc::EPERM]);
+        fails_with(
+            "PURGE without CAP_SYS_ADMIN",
+            tried.join().unwrap(),
+            &[libc::EPERM],
+        );
     });
     assert_eq!(dev.get(b"k").unwrap(), b"v");
     let page = dev.scan(b"", b"", 4096, Scan::default()).unwrap();
     dev.purge().unwrap();
     assert_eq!(dev.stat().records, 0);
     fails_with("get", dev.get(b"k"), &[libc::ENOENT]);
-    let old = Scan { cursor: page.cursor, flags: SCAN_AFTER, ..Scan::default() };
-    fails_with("a cursor from before", dev.scan(b"a", b"", 4096, old), &[libc::ESTALE]);
+    let old = Scan {
+        cursor: page.cursor,
+        flags: SCAN_AFTER,
+        ..Scan::default()
+    };
+    fails_with(
+        "a cursor from before",
+        dev.scan(b"a", b"", 4096, old),
+        &[libc::ESTALE],
+    );
     dev.put(b"k", b"again").unwrap();
 }
 
@@ -453,7 +801,8 @@ pub(crate) fn scans_are_ordered_bounded_and_resumable() {
     let dev = Dev::open();
     let mut want = BTreeMap::new();
     for i in 0..3_000u32 {
-        let key = hpkv_vmtests::rng::mix(u64::from(i)).to_be_bytes()[..1 + (i % 8) as usize].to_vec();
+        let key =
+            hpkv_vmtests::rng::mix(u64::from(i)).to_be_bytes()[..1 + (i % 8) as usize].to_vec();
         dev.put(&key, &i.to_le_bytes()).unwrap();
         want.insert(key, i.to_le_bytes().to_vec());
     }
@@ -462,16 +811,33 @@ pub(crate) fn scans_are_ordered_bounded_and_resumable() {
     };
     let all: Vec<_> = want.clone().into_iter().collect();
     assert_eq!(pairs(dev.scan_all(b"", b"", 0).unwrap()), all);
-    let some: Vec<_> =
-        want.range(vec![0x40]..vec![0x80, 3]).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let some: Vec<_> = want
+        .range(vec![0x40]..vec![0x80, 3])
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     assert_eq!(pairs(dev.scan_all(&[0x40], &[0x80, 3], 0).unwrap()), some);
     // In steps of seven.
     let mut got = Vec::new();
     let mut cursor = 0;
     loop {
-        let last: Vec<u8> = got.last().map(|e: &Entry| e.key.clone()).unwrap_or_default();
+        let last: Vec<u8> = got
+            .last()
+            .map(|e: &Entry| e.key.clone())
+            .unwrap_or_default();
         let flags = if got.is_empty() { 0 } else { SCAN_AFTER };
-        let page = dev.scan(&last, b"", 4096, Scan { flags, limit: 7, cursor, ..Scan::default() }).unwrap();
+        let page = dev
+            .scan(
+                &last,
+                b"",
+                4096,
+                Scan {
+                    flags,
+                    limit: 7,
+                    cursor,
+                    ..Scan::default()
+                },
+            )
+            .unwrap();
         assert!(page.entries.len() <= 7);
         cursor = page.cursor;
         got.extend(page.entries);
@@ -488,10 +854,16 @@ pub(crate) fn scans_are_ordered_bounded_and_resumable() {
     // ERANGE tells how much the next entry takes.
     dev.put(&[0], &vec![1; 100_000]).unwrap();
     let mut buffer = vec![0u64; 16];
-    let mut arg = Scan { buffer: buffer.as_mut_ptr() as u64, buffer_len: 128, ..Scan::default() };
+    let mut arg = Scan {
+        buffer: buffer.as_mut_ptr() as u64,
+        buffer_len: 128,
+        ..Scan::default()
+    };
     fails_with("SCAN", dev.call(NR_SCAN, &mut arg), &[libc::ERANGE]);
     assert!(arg.used_len > 100_000 && arg.used_len < 101_000);
-    let page = dev.scan(b"", b"", arg.used_len as usize, Scan::default()).unwrap();
+    let page = dev
+        .scan(b"", b"", arg.used_len as usize, Scan::default())
+        .unwrap();
     assert_eq!(page.entries[0].value.len(), 100_000);
 }
 
@@ -510,19 +882,34 @@ pub(crate) fn echo_stores_and_cat_dumps_in_order() {
     shell_ok("echo 'fruit:+ pie' > /dev/hpkv");
     shell_ok("echo new:+tail > /dev/hpkv");
     shell_ok("echo a:b:c > /dev/hpkv");
-    assert_eq!(shell_ok("cat /dev/hpkv"), "a:b:c\ncolour:red\nfruit:apple pie\nnew:tail\n");
-    assert_eq!(Dev::open().get(b"fruit").unwrap(), b"apple pie", "without the line feed of echo");
+    assert_eq!(
+        shell_ok("cat /dev/hpkv"),
+        "a:b:c\ncolour:red\nfruit:apple pie\nnew:tail\n"
+    );
+    assert_eq!(
+        Dev::open().get(b"fruit").unwrap(),
+        b"apple pie",
+        "without the line feed of echo"
+    );
     let mut dev = Dev::open_for(false, true).unwrap().0;
     for bad in [&b"no colon"[..], b":no key\n", &[b'k'; 2000]] {
-        let error = dev.write(bad).expect_err("a write that is no key and value");
+        let error = dev
+            .write(bad)
+            .expect_err("a write that is no key and value");
         assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
     }
     let mut long = vec![b'k'; 1025];
     long.extend(b":v");
-    assert_eq!(dev.write(&long).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(
+        dev.write(&long).unwrap_err().raw_os_error(),
+        Some(libc::EINVAL)
+    );
     let mut long = b"key:".to_vec();
     long.extend(vec![b'v'; (1 << 20) + 1]);
-    assert_eq!(dev.write(&long).unwrap_err().raw_os_error(), Some(libc::EFBIG));
+    assert_eq!(
+        dev.write(&long).unwrap_err().raw_os_error(),
+        Some(libc::EFBIG)
+    );
     assert_eq!(Dev::open().stat().records, 4);
 }
 
@@ -532,7 +919,8 @@ pub(crate) fn a_dump_in_small_reads_is_whole_while_others_write() {
     let mut want = String::new();
     for i in 0..2_000 {
         let value = hpkv_vmtests::rng::text_of(i, (i % 300) as usize);
-        dev.put(format!("key{i:05}").as_bytes(), value.as_bytes()).unwrap();
+        dev.put(format!("key{i:05}").as_bytes(), value.as_bytes())
+            .unwrap();
         want.push_str(&format!("key{i:05}:{value}\n"));
     }
     let stop = std::sync::atomic::AtomicBool::new(false);
@@ -573,14 +961,25 @@ pub(crate) fn proc_stats_begin_with_the_three_promised_lines() {
     let lines: Vec<&str> = text.lines().collect();
     let stat = dev.stat();
     assert_eq!(lines[0], "Total records: 100");
-    let usage = lines[1].strip_prefix("Total disk usage: ").and_then(|l| l.strip_suffix(" bytes"));
+    let usage = lines[1]
+        .strip_prefix("Total disk usage: ")
+        .and_then(|l| l.strip_suffix(" bytes"));
     assert!(usage.expect(lines[1]).parse::<u64>().unwrap() >= 100_000);
     assert_eq!(lines[2], format!("Device size: {} bytes", 32 << 20));
     assert!(lines.len() > 8, "there are more counters: {text}");
-    assert_eq!((stat.records, stat.key_bytes, stat.value_bytes), (100, 400, 100_000));
-    assert_eq!((stat.gets, stat.hits, stat.puts, stat.deletes), (2, 1, 100, 0));
+    assert_eq!(
+        (stat.records, stat.key_bytes, stat.value_bytes),
+        (100, 400, 100_000)
+    );
+    assert_eq!(
+        (stat.gets, stat.hits, stat.puts, stat.deletes),
+        (2, 1, 100, 0)
+    );
     assert_eq!(stat.device_bytes, 32 << 20);
-    assert_eq!(stat.state & (STATE_PERSISTENT | STATE_READ_ONLY), STATE_PERSISTENT);
+    assert_eq!(
+        stat.state & (STATE_PERSISTENT | STATE_READ_ONLY),
+        STATE_PERSISTENT
+    );
     assert_eq!(stat.durable_version, stat.version);
     assert!(stat.flushes > 0 && stat.frames > 0 && stat.written_bytes >= 100_000);
     assert!(stat.payload_bytes >= 100_000 && stat.live_sectors > 0 && stat.free_sectors > 0);
@@ -608,10 +1007,16 @@ pub(crate) fn every_parameter_is_described_and_has_its_default() {
         .filter_map(|l| l.strip_prefix("parm:")?.trim().split_once(':'))
         .collect();
     for (name, _, _) in PARAMETERS {
-        let words = described.get(name).unwrap_or_else(|| panic!("modinfo says nothing of {name}:\n{text}"));
+        let words = described
+            .get(name)
+            .unwrap_or_else(|| panic!("modinfo says nothing of {name}:\n{text}"));
         assert!(words.len() > 10, "modinfo says little of {name}: {words}");
     }
-    assert_eq!(described.len(), PARAMETERS.len(), "parameters without a test: {described:?}");
+    assert_eq!(
+        described.len(),
+        PARAMETERS.len(),
+        "parameters without a test: {described:?}"
+    );
     for field in ["license:", "description:", "author:", "vermagic:"] {
         assert!(text.contains(field), "modinfo has no {field}\n{text}");
     }
@@ -619,11 +1024,22 @@ pub(crate) fn every_parameter_is_described_and_has_its_default() {
     for (name, default, mode) in PARAMETERS {
         let value = parameter(name);
         let same = value == *default
-            || matches!((value.as_str(), *default), ("1", "Y") | ("0", "N") | ("(null)", ""));
+            || matches!(
+                (value.as_str(), *default),
+                ("1", "Y") | ("0", "N") | ("(null)", "")
+            );
         assert!(same, "{name} is {value:?}");
         let meta = fs::metadata(format!("/sys/module/hpkv/parameters/{name}")).unwrap();
-        let allowed = if *mode == 0o644 { &[0o644, 0o600][..] } else { &[0o444, 0o644, 0o400] };
-        assert!(allowed.contains(&(meta.mode() & 0o777)), "{name} has mode {:o}", meta.mode());
+        let allowed = if *mode == 0o644 {
+            &[0o644, 0o600][..]
+        } else {
+            &[0o444, 0o644, 0o400]
+        };
+        assert!(
+            allowed.contains(&(meta.mode() & 0o777)),
+            "{name} has mode {:o}",
+            meta.mode()
+        );
     }
 }
 
@@ -677,7 +1093,11 @@ pub(crate) fn a_bad_parameter_fails_insmod_with_one_clear_line() {
         fails_with(name, set_parameter(name, bad), &[libc::EINVAL]);
         assert_eq!(parameter(name), before);
     }
-    for (name, good) in [("log_level", "7"), ("flush_interval_ms", "50"), ("durability", "sync")] {
+    for (name, good) in [
+        ("log_level", "7"),
+        ("flush_interval_ms", "50"),
+        ("durability", "sync"),
+    ] {
         set_parameter(name, good).unwrap();
         assert_eq!(parameter(name), good);
     }
@@ -697,10 +1117,18 @@ pub(crate) fn log_level_decides_what_is_printed() {
         module.unload();
         count.insert(level, log.ours());
     }
-    assert!(count[&0].len() <= count[&4].len(), "log_level=0 says less: {count:#?}");
-    assert!(count[&7].len() > count[&4].len(), "log_level=7 says more: {count:#?}");
     assert!(
-        count[&7].iter().any(|l| l.chars().any(|c| c.is_ascii_digit()) && l.contains("::")),
+        count[&0].len() <= count[&4].len(),
+        "log_level=0 says less: {count:#?}"
+    );
+    assert!(
+        count[&7].len() > count[&4].len(),
+        "log_level=7 says more: {count:#?}"
+    );
+    assert!(
+        count[&7]
+            .iter()
+            .any(|l| l.chars().any(|c| c.is_ascii_digit()) && l.contains("::")),
         "log_level=7 adds function and line: {:#?}",
         count[&7]
     );
@@ -713,7 +1141,15 @@ pub(crate) fn without_a_device_nothing_is_kept_and_nothing_pretends() {
     dev.sync().unwrap();
     let stat = dev.stat();
     assert_eq!(stat.state & STATE_PERSISTENT, 0);
-    assert_eq!((stat.device_bytes, stat.capacity_bytes, stat.written_bytes, stat.flushes), (0, 0, 0, 0));
+    assert_eq!(
+        (
+            stat.device_bytes,
+            stat.capacity_bytes,
+            stat.written_bytes,
+            stat.flushes
+        ),
+        (0, 0, 0, 0)
+    );
     assert_eq!(parameter("loop"), "-1");
     drop(dev);
     module.unload();

@@ -138,8 +138,18 @@ impl Dev {
             match self.call(NR_GET, &mut arg) {
                 Ok(()) => {
                     value.truncate(arg.value_len as usize);
-                    let Get { version, expires_ms, user_flags, .. } = arg;
-                    return Ok(Got { value, version, expires_ms, user_flags });
+                    let Get {
+                        version,
+                        expires_ms,
+                        user_flags,
+                        ..
+                    } = arg;
+                    return Ok(Got {
+                        value,
+                        version,
+                        expires_ms,
+                        user_flags,
+                    });
                 }
                 Err(libc::ERANGE) => value.resize(arg.value_len as usize, 0),
                 Err(errno) => return Err(errno),
@@ -171,13 +181,28 @@ impl Dev {
         self.delete_with(key, 0, 0)
     }
 
-    pub(crate) fn delete_with(&self, key: &[u8], flags: u32, expected_version: u64) -> Result<u64, Errno> {
-        let mut arg =
-            Delete { key: pointer(key), key_len: key.len() as u32, flags, expected_version, version: 0 };
+    pub(crate) fn delete_with(
+        &self,
+        key: &[u8],
+        flags: u32,
+        expected_version: u64,
+    ) -> Result<u64, Errno> {
+        let mut arg = Delete {
+            key: pointer(key),
+            key_len: key.len() as u32,
+            flags,
+            expected_version,
+            version: 0,
+        };
         self.call(NR_DELETE, &mut arg).map(|()| arg.version)
     }
 
-    pub(crate) fn update_with(&self, key: &[u8], data: &[u8], with: Update) -> Result<(u64, u32), Errno> {
+    pub(crate) fn update_with(
+        &self,
+        key: &[u8],
+        data: &[u8],
+        with: Update,
+    ) -> Result<(u64, u32), Errno> {
         let mut arg = Update {
             key: pointer(key),
             key_len: key.len() as u32,
@@ -185,19 +210,45 @@ impl Dev {
             data_len: data.len() as u32,
             ..with
         };
-        self.call(NR_UPDATE, &mut arg).map(|()| (arg.version, arg.value_len))
+        self.call(NR_UPDATE, &mut arg)
+            .map(|()| (arg.version, arg.value_len))
     }
 
     pub(crate) fn append(&self, key: &[u8], data: &[u8]) -> Result<(u64, u32), Errno> {
-        self.update_with(key, data, Update { flags: APPEND, ..Update::default() })
+        self.update_with(
+            key,
+            data,
+            Update {
+                flags: APPEND,
+                ..Update::default()
+            },
+        )
     }
 
-    pub(crate) fn overwrite(&self, key: &[u8], offset: u64, data: &[u8]) -> Result<(u64, u32), Errno> {
-        self.update_with(key, data, Update { offset, ..Update::default() })
+    pub(crate) fn overwrite(
+        &self,
+        key: &[u8],
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(u64, u32), Errno> {
+        self.update_with(
+            key,
+            data,
+            Update {
+                offset,
+                ..Update::default()
+            },
+        )
     }
 
     /// One SCAN call with the flags, limit and cursor of `with`.
-    pub(crate) fn scan(&self, start: &[u8], end: &[u8], room: usize, with: Scan) -> Result<Page, Errno> {
+    pub(crate) fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        room: usize,
+        with: Scan,
+    ) -> Result<Page, Errno> {
         // In units of u64, because entries are aligned to 8 bytes.
         let mut buffer = vec![0u64; room / 8];
         let mut arg = Scan {
@@ -210,16 +261,26 @@ impl Dev {
             ..with
         };
         self.call(NR_SCAN, &mut arg)?;
-        assert!(arg.used_len as usize <= buffer.len() * 8, "SCAN says it used more than there is");
-        let bytes: Vec<u8> =
-            buffer.iter().flat_map(|w| w.to_ne_bytes()).take(arg.used_len as usize).collect();
+        assert!(
+            arg.used_len as usize <= buffer.len() * 8,
+            "SCAN says it used more than there is"
+        );
+        let bytes: Vec<u8> = buffer
+            .iter()
+            .flat_map(|w| w.to_ne_bytes())
+            .take(arg.used_len as usize)
+            .collect();
         let mut entries = Vec::new();
         let mut at = 0;
         for _ in 0..arg.count {
             let head: EntryHead = sys::from_bytes(&bytes[at..]);
             let key_at = at + size_of::<EntryHead>();
             let value_at = key_at + head.key_len as usize;
-            let value_len = if with.flags & SCAN_KEYS_ONLY != 0 { 0 } else { head.value_len as usize };
+            let value_len = if with.flags & SCAN_KEYS_ONLY != 0 {
+                0
+            } else {
+                head.value_len as usize
+            };
             assert_eq!(head.entry_len % 8, 0, "an entry of a scan is not aligned");
             assert!(value_at + value_len <= at + head.entry_len as usize);
             entries.push(Entry {
@@ -231,18 +292,34 @@ impl Dev {
             });
             at += head.entry_len as usize;
         }
-        assert_eq!(at, arg.used_len as usize, "entries and used_len of a scan do not agree");
-        Ok(Page { entries, cursor: arg.cursor, more: arg.more != 0 })
+        assert_eq!(
+            at, arg.used_len as usize,
+            "entries and used_len of a scan do not agree"
+        );
+        Ok(Page {
+            entries,
+            cursor: arg.cursor,
+            more: arg.more != 0,
+        })
     }
 
     /// Everything in a range, page by page.
-    pub(crate) fn scan_all(&self, start: &[u8], end: &[u8], flags: u32) -> Result<Vec<Entry>, Errno> {
+    pub(crate) fn scan_all(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        flags: u32,
+    ) -> Result<Vec<Entry>, Errno> {
         let mut all: Vec<Entry> = Vec::new();
         let mut cursor = 0;
         loop {
             let last = all.last().map(|e| e.key.clone());
             let after = if last.is_some() { SCAN_AFTER } else { 0 };
-            let with = Scan { flags: flags | after, cursor, ..Scan::default() };
+            let with = Scan {
+                flags: flags | after,
+                cursor,
+                ..Scan::default()
+            };
             let page = self.scan(last.as_deref().unwrap_or(start), end, 2 << 20, with)?;
             let none = page.entries.is_empty();
             all.extend(page.entries);
@@ -252,7 +329,10 @@ impl Dev {
             }
             assert!(!none, "SCAN says there is more but returns nothing");
         }
-        assert!(all.windows(2).all(|w| w[0].key < w[1].key), "a scan is out of order");
+        assert!(
+            all.windows(2).all(|w| w[0].key < w[1].key),
+            "a scan is out of order"
+        );
         Ok(all)
     }
 

@@ -30,7 +30,10 @@ pub(crate) fn dose<T>(short: T, full: T) -> T {
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "waited a minute for {what}"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -101,8 +104,12 @@ pub(crate) fn parameter(name: &str) -> String {
 /// Writes a parameter, as `echo value > /sys/module/hpkv/parameters/name`.
 pub(crate) fn set_parameter(name: &str, value: &str) -> Result<(), Errno> {
     let path = format!("/sys/module/hpkv/parameters/{name}");
-    let mut file = OpenOptions::new().write(true).open(path).map_err(|e| errno_of(&e))?;
-    file.write_all(format!("{value}\n").as_bytes()).map_err(|e| errno_of(&e))
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|e| errno_of(&e))?;
+    file.write_all(format!("{value}\n").as_bytes())
+        .map_err(|e| errno_of(&e))
 }
 
 pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
@@ -111,26 +118,41 @@ pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
 
 /// An errno as a person reads it.
 pub(crate) fn name_of(errno: Errno) -> String {
-    format!("errno {errno} ({})", std::io::Error::from_raw_os_error(errno))
+    format!(
+        "errno {errno} ({})",
+        std::io::Error::from_raw_os_error(errno)
+    )
 }
 
 /// Asserts that something fails with one of the errnos.
 #[track_caller]
-pub(crate) fn fails_with<T: std::fmt::Debug>(what: &str, result: Result<T, Errno>, expected: &[Errno]) {
+pub(crate) fn fails_with<T: std::fmt::Debug>(
+    what: &str,
+    result: Result<T, Errno>,
+    expected: &[Errno],
+) {
     match result {
         Ok(value) => panic!("{what}: succeeded with {value:?}, expected {expected:?}"),
         Err(errno) => assert!(
             expected.contains(&errno),
             "{what}: {}, expected {}",
             name_of(errno),
-            expected.iter().map(|&e| name_of(e)).collect::<Vec<_>>().join(" or ")
+            expected
+                .iter()
+                .map(|&e| name_of(e))
+                .collect::<Vec<_>>()
+                .join(" or ")
         ),
     }
 }
 
 /// Runs a shell command and returns its status and output.
 pub(crate) fn shell(command: &str) -> (bool, String) {
-    let out = Command::new("sh").arg("-c").arg(command).output().expect("sh");
+    let out = Command::new("sh")
+        .arg("-c")
+        .arg(command)
+        .output()
+        .expect("sh");
     let mut text = String::from_utf8_lossy(&out.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&out.stderr));
     (out.status.success(), text)
@@ -190,16 +212,34 @@ impl Loop {
     }
 
     /// /dev/loop`number` over `size_limit` bytes (0 = all) of a file.
-    pub(crate) fn over(number: u32, path: &str, offset: u64, size_limit: u64, read_only: bool) -> Self {
-        let backing = OpenOptions::new().read(true).write(!read_only).open(path).expect(path);
-        let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control").unwrap();
+    pub(crate) fn over(
+        number: u32,
+        path: &str,
+        offset: u64,
+        size_limit: u64,
+        read_only: bool,
+    ) -> Self {
+        let backing = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .open(path)
+            .expect(path);
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")
+            .unwrap();
         match sys::ioctl_raw(control.as_raw_fd(), LOOP_CTL_ADD, u64::from(number)) {
             Ok(_) | Err(libc::EEXIST) => {}
             Err(errno) => panic!("LOOP_CTL_ADD {number}: {}", name_of(errno)),
         }
         let made = Loop { number, file: None };
         wait_until("the loop device node", || fs::metadata(made.path()).is_ok());
-        let device = OpenOptions::new().read(true).write(!read_only).open(made.path()).unwrap();
+        let device = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .open(made.path())
+            .unwrap();
         let mut config = LoopConfig {
             fd: backing.as_raw_fd() as u32,
             block_size: 0,
@@ -240,13 +280,17 @@ impl Loop {
             for chunk in buffer[..n].chunks(8) {
                 let mut word = [0; 8];
                 word[..chunk.len()].copy_from_slice(chunk);
-                sum = (sum ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+                sum = (sum ^ u64::from_le_bytes(word))
+                    .wrapping_mul(0x0100_0000_01b3)
+                    .rotate_left(23);
             }
         }
     }
 
     pub(crate) fn backing_file(&self) -> &str {
-        self.file.as_deref().expect("a loop device with a file of its own")
+        self.file
+            .as_deref()
+            .expect("a loop device with a file of its own")
     }
 }
 
@@ -261,7 +305,10 @@ impl Drop for Loop {
     fn drop(&mut self) {
         detach(self.number);
         if self.number >= 8
-            && let Ok(control) = OpenOptions::new().read(true).write(true).open("/dev/loop-control")
+            && let Ok(control) = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/loop-control")
         {
             let _ = sys::ioctl_raw(control.as_raw_fd(), LOOP_CTL_REMOVE, u64::from(self.number));
         }
@@ -277,8 +324,11 @@ pub(crate) struct LogMark(File);
 
 impl LogMark {
     pub(crate) fn new() -> Self {
-        let mut file =
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg").unwrap();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg")
+            .unwrap();
         let _ = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0));
         LogMark(file)
     }
@@ -293,7 +343,12 @@ impl LogMark {
                 Ok(n) => {
                     let record = String::from_utf8_lossy(&buffer[..n]);
                     let first = record.lines().next().unwrap_or("");
-                    lines.push(first.split_once(';').map_or(first, |(_, text)| text).to_string());
+                    lines.push(
+                        first
+                            .split_once(';')
+                            .map_or(first, |(_, text)| text)
+                            .to_string(),
+                    );
                 }
                 // Messages were overwritten before they were read: go on.
                 Err(e) if e.raw_os_error() == Some(libc::EPIPE) => {}
@@ -305,7 +360,10 @@ impl LogMark {
 
     /// Those of them that the module wrote.
     pub(crate) fn ours(&mut self) -> Vec<String> {
-        self.lines().into_iter().filter(|l| l.starts_with("hpkv: ")).collect()
+        self.lines()
+            .into_iter()
+            .filter(|l| l.starts_with("hpkv: "))
+            .collect()
     }
 }
 
@@ -357,7 +415,8 @@ impl Text {
     }
 
     pub(crate) fn ask(&mut self, request: &str) -> String {
-        self.try_ask(request).unwrap_or_else(|e| panic!("{request:.40}: {e}"))
+        self.try_ask(request)
+            .unwrap_or_else(|e| panic!("{request:.40}: {e}"))
     }
 
     pub(crate) fn try_ask(&mut self, request: &str) -> std::io::Result<String> {
@@ -376,13 +435,19 @@ impl Text {
 /// A line of /proc/meminfo in KiB.
 pub(crate) fn meminfo(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text.lines().find(|l| l.starts_with(&format!("{name}:"))).expect(name);
+    let line = text
+        .lines()
+        .find(|l| l.starts_with(&format!("{name}:")))
+        .expect(name);
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// How often a thread of this process went to sleep of its own accord.
 pub(crate) fn sleeps_of(thread: i64) -> u64 {
     let text = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
-    let line = text.lines().find(|l| l.starts_with("voluntary_ctxt_switches")).unwrap();
+    let line = text
+        .lines()
+        .find(|l| l.starts_with("voluntary_ctxt_switches"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

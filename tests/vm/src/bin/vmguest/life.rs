@@ -11,7 +11,11 @@ use std::time::Duration;
 pub(crate) fn rmmod_is_refused_while_the_device_is_open() {
     let module = Module::load("");
     let dev = Dev::open();
-    fails_with("rmmod", sys::module_unload("hpkv"), &[libc::EAGAIN, libc::EBUSY]);
+    fails_with(
+        "rmmod",
+        sys::module_unload("hpkv"),
+        &[libc::EAGAIN, libc::EBUSY],
+    );
     let (ok, text) = shell("/usr/sbin/rmmod hpkv");
     assert!(!ok && text.contains("in use"), "rmmod printed {text:?}");
     dev.put(b"k", b"still works").unwrap();
@@ -37,7 +41,9 @@ pub(crate) fn rmmod_closes_its_clients_and_keeps_what_it_acknowledged() {
                     s.spawn(move || {
                         let mut c = Text::connect();
                         let mut count = 0u64;
-                        while let Ok(reply) = c.try_ask(&format!("put r{round}-{t}-{count} v{count}")) {
+                        while let Ok(reply) =
+                            c.try_ask(&format!("put r{round}-{t}-{count} v{count}"))
+                        {
                             // The door may be closed politely before the end.
                             if reply != "ok" {
                                 break;
@@ -56,7 +62,10 @@ pub(crate) fn rmmod_closes_its_clients_and_keeps_what_it_acknowledged() {
             busy.into_iter().map(|b| b.join().unwrap()).collect()
         });
         for client in &mut idle {
-            client.stream().set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            client
+                .stream()
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
             match client.line() {
                 Ok(None) => {}
                 Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
@@ -69,7 +78,11 @@ pub(crate) fn rmmod_closes_its_clients_and_keeps_what_it_acknowledged() {
         for (t, &count) in acknowledged.iter().enumerate() {
             for i in 0..count {
                 let got = dev.get(format!("r{round}-{t}-{i}").as_bytes());
-                assert_eq!(got, Ok(format!("v{i}").into_bytes()), "acknowledged before rmmod");
+                assert_eq!(
+                    got,
+                    Ok(format!("v{i}").into_bytes()),
+                    "acknowledged before rmmod"
+                );
             }
         }
         drop(dev);
@@ -96,9 +109,13 @@ pub(crate) fn load_and_unload_under_load_leak_nothing() {
         std::thread::scope(|s| {
             for t in 0..3 {
                 s.spawn(move || {
-                    let Ok(mut c) = Text::try_connect(PORT) else { return };
+                    let Ok(mut c) = Text::try_connect(PORT) else {
+                        return;
+                    };
                     let mut i = 0;
-                    while c.try_ask(&format!("put t{t}-{} some value {cycle}", i % 100)).is_ok()
+                    while c
+                        .try_ask(&format!("put t{t}-{} some value {cycle}", i % 100))
+                        .is_ok()
                         && c.try_ask(&format!("get t{t}-{}", i % 100)).is_ok()
                     {
                         i += 1;
@@ -108,7 +125,11 @@ pub(crate) fn load_and_unload_under_load_leak_nothing() {
             s.spawn(move || {
                 let dev = Dev::open();
                 for i in 0..200u32 {
-                    dev.put(&(i % 150).to_be_bytes(), &vec![cycle as u8; i as usize * 20]).unwrap();
+                    dev.put(
+                        &(i % 150).to_be_bytes(),
+                        &vec![cycle as u8; i as usize * 20],
+                    )
+                    .unwrap();
                     if i % 50 == 49 {
                         dev.delete(&(i % 150).to_be_bytes()).unwrap();
                         dev.scan_all(b"", b"", 0).unwrap();

@@ -126,7 +126,10 @@ fn clean_up() -> Result<(), String> {
         match sys::module_unload("hpkv") {
             Ok(()) => break,
             Err(e) if start.elapsed() > Duration::from_secs(10) => {
-                return Err(format!("the module cannot be unloaded: {}", kit::name_of(e)));
+                return Err(format!(
+                    "the module cannot be unloaded: {}",
+                    kit::name_of(e)
+                ));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
@@ -152,7 +155,11 @@ fn in_a_process(test: &Test) -> Result<(), String> {
         .process_group(0)
         .spawn()
         .expect("a process for the test");
-    let seconds = if kit::full_dose() { test.seconds } else { test.seconds.min(SHORT_SECONDS) };
+    let seconds = if kit::full_dose() {
+        test.seconds
+    } else {
+        test.seconds.min(SHORT_SECONDS)
+    };
     let start = Instant::now();
     loop {
         match child.try_wait() {
@@ -171,7 +178,9 @@ fn in_a_process(test: &Test) -> Result<(), String> {
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
-            return Err(format!("did not end within {seconds} s and cannot be killed"));
+            return Err(format!(
+                "did not end within {seconds} s and cannot be killed"
+            ));
         }
         std::thread::sleep(Duration::from_millis(3));
     }
@@ -228,7 +237,11 @@ fn run(names: &[String]) -> ExitCode {
         }
     }
     println!("@@ end");
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn main() -> ExitCode {

@@ -19,7 +19,10 @@ pub(crate) fn unload_and_load_keep_everything() {
     for round in 0..4u64 {
         let mut log = LogMark::new();
         let module = Module::load(&parameters);
-        assert!(!log.ours().is_empty(), "loading a device is worth a line in dmesg");
+        assert!(
+            !log.ours().is_empty(),
+            "loading a device is worth a line in dmesg"
+        );
         let dev = Dev::open();
         let found: BTreeMap<Vec<u8>, (Vec<u8>, u64)> = dev
             .scan_all(b"", b"", 0)
@@ -27,7 +30,12 @@ pub(crate) fn unload_and_load_keep_everything() {
             .into_iter()
             .map(|e| (e.key, (e.value, e.version)))
             .collect();
-        assert!(found == model, "round {round}: {} records, expected {}", found.len(), model.len());
+        assert!(
+            found == model,
+            "round {round}: {} records, expected {}",
+            found.len(),
+            model.len()
+        );
         assert_eq!(dev.stat().records, model.len() as u64);
         let newest = model.values().map(|v| v.1).max().unwrap_or(0);
         assert!(dev.stat().version >= newest, "versions go on growing");
@@ -35,7 +43,11 @@ pub(crate) fn unload_and_load_keep_everything() {
             let key = mix(rng.below(700)).to_le_bytes()[..1 + (i % 8) as usize].to_vec();
             match rng.below(10) {
                 0..2 => {
-                    let expected = if model.remove(&key).is_some() { Ok(()) } else { Err(libc::ENOENT) };
+                    let expected = if model.remove(&key).is_some() {
+                        Ok(())
+                    } else {
+                        Err(libc::ENOENT)
+                    };
                     assert_eq!(dev.delete(&key).map(|_| ()), expected);
                 }
                 2..4 => {
@@ -57,7 +69,10 @@ pub(crate) fn unload_and_load_keep_everything() {
         if round == 0 {
             assert_eq!(Text::connect().ask("put from-text kept too"), "ok");
             shell_ok("echo from-shell:kept > /dev/hpkv");
-            for (key, value) in [(&b"from-text"[..], &b"kept too"[..]), (b"from-shell", b"kept")] {
+            for (key, value) in [
+                (&b"from-text"[..], &b"kept too"[..]),
+                (b"from-shell", b"kept"),
+            ] {
                 let got = dev.get_full(key).unwrap();
                 assert_eq!(got.value, value);
                 model.insert(key.to_vec(), (got.value, got.version));
@@ -80,13 +95,25 @@ pub(crate) fn a_purge_is_for_good() {
     let before = dev.stat().version;
     dev.purge().unwrap();
     assert_eq!(dev.stat().records, 0);
-    assert!(dev.put(b"after", b"1").unwrap() > before, "versions grow across a purge");
+    assert!(
+        dev.put(b"after", b"1").unwrap() > before,
+        "versions grow across a purge"
+    );
     drop(dev);
     module.unload();
     let module = Module::load(&parameters);
     let dev = Dev::open();
-    let keys: Vec<_> = dev.scan_all(b"", b"", 0).unwrap().into_iter().map(|e| e.key).collect();
-    assert_eq!(keys, [b"after".to_vec()], "nothing from before the purge comes back");
+    let keys: Vec<_> = dev
+        .scan_all(b"", b"", 0)
+        .unwrap()
+        .into_iter()
+        .map(|e| e.key)
+        .collect();
+    assert_eq!(
+        keys,
+        [b"after".to_vec()],
+        "nothing from before the purge comes back"
+    );
     drop(dev);
     module.unload();
 }
@@ -100,13 +127,19 @@ pub(crate) fn buffered_writes_reach_the_device_within_the_flush_interval() {
         let start = Instant::now();
         wait_until("the flush", || dev.stat().durable_version >= version);
         let took = start.elapsed().as_millis();
-        assert!(took < 3_000, "durable after {took} ms with flush_interval_ms=100");
+        assert!(
+            took < 3_000,
+            "durable after {took} ms with flush_interval_ms=100"
+        );
     }
 }
 
 pub(crate) fn durability_sync_holds_for_every_interface() {
     let disk = Loop::new(40, 32 * MIB);
-    let parameters = format!("mount_path={} durability=sync flush_interval_ms=60000 n=0", disk.path());
+    let parameters = format!(
+        "mount_path={} durability=sync flush_interval_ms=60000 n=0",
+        disk.path()
+    );
     let _module = Module::load(&parameters);
     let dev = Dev::open();
     let durable = |what: &str| {
@@ -125,8 +158,19 @@ pub(crate) fn durability_sync_holds_for_every_interface() {
     durable("echo");
     set_parameter("durability", "buffered").unwrap();
     let version = dev.put(b"d", b"1").unwrap();
-    assert!(dev.stat().durable_version < version, "buffered does not wait");
-    dev.put_with(b"e", b"1", Put { flags: SYNC, ..Put::default() }).unwrap();
+    assert!(
+        dev.stat().durable_version < version,
+        "buffered does not wait"
+    );
+    dev.put_with(
+        b"e",
+        b"1",
+        Put {
+            flags: SYNC,
+            ..Put::default()
+        },
+    )
+    .unwrap();
     durable("PUT with the flag");
 }
 
@@ -142,11 +186,23 @@ pub(crate) fn loop_switches_at_run_time_and_keeps_the_old_one_on_errors() {
     shell_ok("echo 42 > /sys/module/hpkv/parameters/loop");
     assert_eq!(parameter("loop"), "42");
     assert_eq!(client.ask("get where"), "not found");
-    let old = Scan { cursor: page.cursor, flags: SCAN_AFTER, ..Scan::default() };
-    fails_with("a cursor of the old one", dev.scan(b"a", b"", 4096, old), &[libc::ESTALE]);
+    let old = Scan {
+        cursor: page.cursor,
+        flags: SCAN_AFTER,
+        ..Scan::default()
+    };
+    fails_with(
+        "a cursor of the old one",
+        dev.scan(b"a", b"", 4096, old),
+        &[libc::ESTALE],
+    );
     assert_eq!(client.ask("put where b"), "ok");
     // Errors of a switch: no such device, nothing behind it, not a number.
-    fails_with("loop=200", set_parameter("loop", "200"), &[libc::ENOENT, libc::ENODEV, libc::ENXIO]);
+    fails_with(
+        "loop=200",
+        set_parameter("loop", "200"),
+        &[libc::ENOENT, libc::ENODEV, libc::ENXIO],
+    );
     fails_with("loop=junk", set_parameter("loop", "junk"), &[libc::EINVAL]);
     let held = std::fs::OpenOptions::new()
         .read(true)
@@ -154,14 +210,26 @@ pub(crate) fn loop_switches_at_run_time_and_keeps_the_old_one_on_errors() {
         .custom_flags_excl()
         .open(a.path())
         .expect("the old device is free again");
-    fails_with("a device in use", set_parameter("loop", "41"), &[libc::EBUSY]);
+    fails_with(
+        "a device in use",
+        set_parameter("loop", "41"),
+        &[libc::EBUSY],
+    );
     drop(held);
     let ext4 = Loop::over(43, &format!("{PLACE}/ext4.img"), 0, 0, false);
     let before = ext4.checksum();
-    fails_with("a device of ext4", set_parameter("loop", "43"), &[libc::EMEDIUMTYPE]);
+    fails_with(
+        "a device of ext4",
+        set_parameter("loop", "43"),
+        &[libc::EMEDIUMTYPE],
+    );
     assert_eq!(ext4.checksum(), before);
     assert_eq!(parameter("loop"), "42");
-    assert_eq!(client.ask("get where"), "b", "the old database goes on after failed switches");
+    assert_eq!(
+        client.ask("get where"),
+        "b",
+        "the old database goes on after failed switches"
+    );
     set_parameter("loop", "41").unwrap();
     assert_eq!(client.ask("get where"), "a");
     set_parameter("loop", "41").expect("a switch to the active one changes nothing");
@@ -170,7 +238,11 @@ pub(crate) fn loop_switches_at_run_time_and_keeps_the_old_one_on_errors() {
     module.unload();
     let module = Module::load(&format!("mount_path={}", b.path()));
     assert_eq!(Dev::open().get(b"where").unwrap(), b"b");
-    assert_eq!(parameter("loop"), "-1", "no loop device was asked for by number");
+    assert_eq!(
+        parameter("loop"),
+        "-1",
+        "no loop device was asked for by number"
+    );
     module.unload();
 }
 
@@ -193,8 +265,10 @@ struct Acknowledged {
 
 pub(crate) fn switches_under_load_lose_and_double_nothing() {
     const DATABASES: usize = 4;
-    let switches: usize = dose(200, 2_000);
-    let loops: Vec<Loop> = (0..DATABASES).map(|i| Loop::new(41 + i as u32, 64 * MIB)).collect();
+    let switches: usize = dose(80, 200);
+    let loops: Vec<Loop> = (0..DATABASES)
+        .map(|i| Loop::new(41 + i as u32, 64 * MIB))
+        .collect();
     let module = Module::load("loop=41 n=0");
     // The number of switches begun and ended. Switch i goes to database
     // (i + 1) % DATABASES; before the first one, database 0 is active.
@@ -207,16 +281,19 @@ pub(crate) fn switches_under_load_lose_and_double_nothing() {
     // A request that began after `low` switches had ended and ended before
     // more than `high` had begun ran on one of these.
     let possible = |low: u64, high: u64| -> Vec<usize> {
-        (low..=high).map(|i| (i % DATABASES as u64) as usize).collect()
+        (low..=high)
+            .map(|i| (i % DATABASES as u64) as usize)
+            .collect()
     };
     std::thread::scope(|s| {
         for t in 0..3u64 {
-            let (begun, ended, stop, acknowledged, stale) = (&begun, &ended, &stop, &acknowledged, &stale);
+            let (begun, ended, stop, acknowledged, stale) =
+                (&begun, &ended, &stop, &acknowledged, &stale);
             s.spawn(move || {
                 let dev = Dev::open();
                 let mut i = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    if i >= 12 * (begun.load(Ordering::SeqCst) + 1) {
+                    if i >= 6 * (begun.load(Ordering::SeqCst) + ended.load(Ordering::SeqCst) + 1) {
                         // Enough for this database: else loading it would be all there is.
                         std::thread::sleep(std::time::Duration::from_micros(200));
                         continue;
@@ -225,8 +302,15 @@ pub(crate) fn switches_under_load_lose_and_double_nothing() {
                     let value = bytes_of(t << 32 | i, (i % 900) as usize);
                     let low = ended.load(Ordering::SeqCst);
                     let flags = if i % 16 == 0 { SYNC } else { 0 };
-                    dev.put_with(&key, &value, Put { flags, ..Put::default() })
-                        .unwrap_or_else(|e| panic!("PUT during a switch: {}", name_of(e)));
+                    dev.put_with(
+                        &key,
+                        &value,
+                        Put {
+                            flags,
+                            ..Put::default()
+                        },
+                    )
+                    .unwrap_or_else(|e| panic!("PUT during a switch: {}", name_of(e)));
                     let high = begun.load(Ordering::SeqCst);
                     match dev.get(&key) {
                         Ok(got) => assert!(got == value, "GET returns another value"),
@@ -235,7 +319,10 @@ pub(crate) fn switches_under_load_lose_and_double_nothing() {
                         Err(e) => panic!("GET during a switch: {}", name_of(e)),
                     }
                     let databases = possible(low, high);
-                    acknowledged.lock().unwrap().insert(key, Acknowledged { value, databases });
+                    acknowledged
+                        .lock()
+                        .unwrap()
+                        .insert(key, Acknowledged { value, databases });
                     i += 1;
                     if i % 64 == 0 {
                         match dev.scan_all(b"ioctl-0", b"ioctl-0-5", SCAN_KEYS_ONLY) {
@@ -255,7 +342,7 @@ pub(crate) fn switches_under_load_lose_and_double_nothing() {
                 let mut client = Text::connect();
                 let mut i = 0;
                 while !stop.load(Ordering::Relaxed) {
-                    if i >= 6 * (begun.load(Ordering::SeqCst) + 1) {
+                    if i >= 3 * (begun.load(Ordering::SeqCst) + ended.load(Ordering::SeqCst) + 1) {
                         std::thread::sleep(std::time::Duration::from_micros(200));
                         continue;
                     }
@@ -267,27 +354,32 @@ pub(crate) fn switches_under_load_lose_and_double_nothing() {
                     let got = client.ask(&format!("get {key}"));
                     assert!(got == value || got == "not found", "{got}");
                     let databases = possible(low, high);
-                    let written = Acknowledged { value: value.into_bytes(), databases };
-                    acknowledged.lock().unwrap().insert(key.into_bytes(), written);
+                    let written = Acknowledged {
+                        value: value.into_bytes(),
+                        databases,
+                    };
+                    acknowledged
+                        .lock()
+                        .unwrap()
+                        .insert(key.into_bytes(), written);
                     i += 1;
                 }
             });
         }
         for i in 0..switches {
             let number = 41 + (i + 1) % DATABASES;
-            let before = acknowledged.lock().unwrap().len();
             begun.fetch_add(1, Ordering::SeqCst);
             let result = set_parameter("loop", &number.to_string());
-            if i % 20 == 0 {
-                println!("switch {i} after {:.1} s", start.elapsed().as_secs_f64());
-            }
             if let Err(e) = result {
                 stop.store(true, Ordering::Relaxed);
                 panic!("switch {i} to /dev/loop{number}: {}", name_of(e));
             }
             ended.fetch_add(1, Ordering::SeqCst);
             // Each database gets something to hold.
-            wait_until("writes between two switches", || acknowledged.lock().unwrap().len() > before);
+            let before = acknowledged.lock().unwrap().len();
+            wait_until("writes between two switches", || {
+                acknowledged.lock().unwrap().len() > before
+            });
         }
         stop.store(true, Ordering::Relaxed);
     });
@@ -301,12 +393,17 @@ pub(crate) fn switches_under_load_lose_and_double_nothing() {
         }
         module.unload();
     }
-    let sure = acknowledged.values().filter(|a| a.databases.len() == 1).count();
+    let sure = acknowledged
+        .values()
+        .filter(|a| a.databases.len() == 1)
+        .count();
     println!(
-        "{switches} switches, {} acknowledged writes, {sure} of them not across a switch, {} stale scans",
+        "{switches} switches in {:.1} s, {} acknowledged writes, {sure} of them not across a switch, {} stale scans",
+        start.elapsed().as_secs_f64(),
         acknowledged.len(),
         stale.load(Ordering::Relaxed)
     );
+    assert!(sure > switches, "hardly a write went by without a switch");
     for (key, written) in &acknowledged {
         let name = String::from_utf8_lossy(key);
         let places = found.remove(key).unwrap_or_default();
@@ -319,5 +416,9 @@ pub(crate) fn switches_under_load_lose_and_double_nothing() {
             written.databases
         );
     }
-    assert!(found.is_empty(), "{} records that nobody wrote", found.len());
+    assert!(
+        found.is_empty(),
+        "{} records that nobody wrote",
+        found.len()
+    );
 }

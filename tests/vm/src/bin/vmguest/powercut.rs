@@ -32,11 +32,15 @@ impl Settings {
     }
 
     fn text(&self, name: &str) -> &str {
-        self.0.get(name).unwrap_or_else(|| panic!("{name}= is missing"))
+        self.0
+            .get(name)
+            .unwrap_or_else(|| panic!("{name}= is missing"))
     }
 
     fn number(&self, name: &str) -> u64 {
-        self.text(name).parse().unwrap_or_else(|_| panic!("{name}= is no number"))
+        self.text(name)
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}= is no number"))
     }
 
     fn plan(&self) -> Plan {
@@ -50,7 +54,10 @@ impl Settings {
     }
 
     fn starts(&self) -> Vec<u64> {
-        self.text("starts").split(',').map(|n| n.parse().unwrap()).collect()
+        self.text("starts")
+            .split(',')
+            .map(|n| n.parse().unwrap())
+            .collect()
     }
 }
 
@@ -78,13 +85,31 @@ fn make(dev: &Dev, key: &[u8], op: &Op) -> Result<u64, sys::Errno> {
     let data = op.data();
     let sync = if op.sync { SYNC } else { 0 };
     match op.change {
-        Change::Put { .. } => dev.put_with(key, &data, Put { flags: sync, ..Put::default() }),
+        Change::Put { .. } => dev.put_with(
+            key,
+            &data,
+            Put {
+                flags: sync,
+                ..Put::default()
+            },
+        ),
         Change::Delete => dev.delete_with(key, sync, 0),
-        Change::Append { .. } => {
-            dev.update_with(key, &data, Update { flags: APPEND | sync, ..Update::default() }).map(|r| r.0)
-        }
+        Change::Append { .. } => dev
+            .update_with(
+                key,
+                &data,
+                Update {
+                    flags: APPEND | sync,
+                    ..Update::default()
+                },
+            )
+            .map(|r| r.0),
         Change::Overwrite { offset, .. } => {
-            let with = Update { flags: sync, offset: offset as u64, ..Update::default() };
+            let with = Update {
+                flags: sync,
+                offset: offset as u64,
+                ..Update::default()
+            };
             dev.update_with(key, &data, with).map(|r| r.0)
         }
     }
@@ -93,7 +118,10 @@ fn make(dev: &Dev, key: &[u8], op: &Op) -> Result<u64, sys::Errno> {
 /// The value of write `i` of a text client, and its key.
 fn text_write(seed: u64, client: u64, i: u64) -> (String, String) {
     let content = seed_of(&[seed, 3, client, i]);
-    (format!("nc{client}-{}", i % 200), text_of(content, 1 + (content % 2_000) as usize))
+    (
+        format!("nc{client}-{}", i % 200),
+        text_of(content, 1 + (content % 2_000) as usize),
+    )
 }
 
 pub(crate) fn load(settings: &Settings) {
@@ -112,8 +140,14 @@ pub(crate) fn load(settings: &Settings) {
         // every flush, as if the module did not ask for any.
         fs::write(&cache, "write through").unwrap();
     }
-    println!("write cache of {device}: {}", fs::read_to_string(&cache).unwrap().trim());
-    let parameters = format!("mount_path={device} n=0 {}", settings.text("parameters").replace('+', " "));
+    println!(
+        "write cache of {device}: {}",
+        fs::read_to_string(&cache).unwrap().trim()
+    );
+    let parameters = format!(
+        "mount_path={device} n=0 {}",
+        settings.text("parameters").replace('+', " ")
+    );
     let module = Module::load(&parameters);
     let port = Port::open(settings.text("journal"));
     std::thread::scope(|s| {
@@ -131,7 +165,12 @@ pub(crate) fn load(settings: &Settings) {
                         (Err(libc::ENOENT), Outcome::NotFound)
                         | (Err(libc::EFBIG), Outcome::TooBig) => 0,
                         (result, _) => {
-                            port.tell(&format!("X thread {t} change {k}: {result:?}, expected {expected:?}"), true);
+                            port.tell(
+                                &format!(
+                                    "X thread {t} change {k}: {result:?}, expected {expected:?}"
+                                ),
+                                true,
+                            );
                             panic!("thread {t} change {k}: {result:?}, expected {expected:?}");
                         }
                     };
@@ -150,7 +189,10 @@ pub(crate) fn load(settings: &Settings) {
                     let put = client.ask(&format!("put {key} {value}"));
                     let got = client.ask(&format!("get {key}"));
                     if put != "ok" || got != value {
-                        port.tell(&format!("X client {c} write {i}: {put:.60} {got:.60}"), true);
+                        port.tell(
+                            &format!("X client {c} write {i}: {put:.60} {got:.60}"),
+                            true,
+                        );
                         panic!("client {c} write {i}: {put:.60} {got:.60}");
                     }
                 }
@@ -167,7 +209,12 @@ pub(crate) fn load(settings: &Settings) {
     }
 }
 
-fn check_image(settings: &Settings, plan: &Plan, keys: &[Vec<Vec<u8>>], image: u64) -> Result<Vec<u64>, String> {
+fn check_image(
+    settings: &Settings,
+    plan: &Plan,
+    keys: &[Vec<Vec<u8>>],
+    image: u64,
+) -> Result<Vec<u64>, String> {
     let stride = settings.number("stride");
     let journal_text = fs::read_to_string(settings.text("journal")).unwrap();
     let journal = Journal::parse(&journal_text);
@@ -188,7 +235,9 @@ fn check_image(settings: &Settings, plan: &Plan, keys: &[Vec<Vec<u8>>], image: u
         let module = Module::try_load(&format!("mount_path={} PORT=0", disk.path()))
             .map_err(|e| format!("load {pass}: {}, dmesg: {:?}", name_of(e), log.ours()))?;
         let dev = Dev::open();
-        let entries = dev.scan_all(b"", b"", 0).map_err(|e| format!("scan: {}", name_of(e)))?;
+        let entries = dev
+            .scan_all(b"", b"", 0)
+            .map_err(|e| format!("scan: {}", name_of(e)))?;
         // Point lookups must say the same as the scan.
         for entry in entries.iter().step_by(7) {
             if dev.get(&entry.key).as_ref() != Ok(&entry.value) {
@@ -197,9 +246,15 @@ fn check_image(settings: &Settings, plan: &Plan, keys: &[Vec<Vec<u8>>], image: u
         }
         let records = dev.stat().records;
         if records != entries.len() as u64 {
-            return Err(format!("STAT counts {records} records, SCAN returns {}", entries.len()));
+            return Err(format!(
+                "STAT counts {records} records, SCAN returns {}",
+                entries.len()
+            ));
         }
-        let found: Found = entries.into_iter().map(|e| (e.key, (e.value, e.version))).collect();
+        let found: Found = entries
+            .into_iter()
+            .map(|e| (e.key, (e.value, e.version)))
+            .collect();
         let expectation = Expectation {
             plan,
             keys,
@@ -208,11 +263,15 @@ fn check_image(settings: &Settings, plan: &Plan, keys: &[Vec<Vec<u8>>], image: u
             complete: (complete > 0).then_some(complete),
             others: &others,
         };
-        let now = expectation.check(found).map_err(|e| format!("load {pass}: {e}; dmesg {:?}", log.ours()))?;
+        let now = expectation
+            .check(found)
+            .map_err(|e| format!("load {pass}: {e}; dmesg {:?}", log.ours()))?;
         drop(dev);
         module.unload();
         if pass == 1 && now != held {
-            return Err(format!("the second load holds {now:?} changes, the first one held {held:?}"));
+            return Err(format!(
+                "the second load holds {now:?} changes, the first one held {held:?}"
+            ));
         }
         held = now;
     }

@@ -28,7 +28,12 @@ pub(crate) fn a_small_device_is_overwritten_for_ever() {
         newest[key as usize] = i;
         let value = bytes_of(i, LEN);
         dev.put(&key.to_be_bytes(), &value).unwrap_or_else(|e| {
-            panic!("write {i} of {}: {}, {:#?}", KEYS + writes, name_of(e), dev.stat())
+            panic!(
+                "write {i} of {}: {}, {:#?}",
+                KEYS + writes,
+                name_of(e),
+                dev.stat()
+            )
         });
     }
     dev.sync().unwrap();
@@ -42,12 +47,18 @@ pub(crate) fn a_small_device_is_overwritten_for_ever() {
         stat.relocated_bytes,
         stat.compactions
     );
-    assert!(stat.compactions > 0, "this cannot have gone without compaction");
+    assert!(
+        stat.compactions > 0,
+        "this cannot have gone without compaction"
+    );
     assert!(stat.payload_bytes >= total / 2);
     assert_eq!(stat.records, KEYS);
     let check = |dev: &Dev| {
         for (key, &i) in newest.iter().enumerate() {
-            assert!(dev.get(&(key as u64).to_be_bytes()) == Ok(bytes_of(i, LEN)), "key {key}");
+            assert!(
+                dev.get(&(key as u64).to_be_bytes()) == Ok(bytes_of(i, LEN)),
+                "key {key}"
+            );
         }
     };
     check(&dev);
@@ -80,26 +91,42 @@ pub(crate) fn a_full_device_reads_deletes_and_recovers_its_space() {
         let live: u64 = (0..count).map(|i| len(i) as u64 + 8).sum();
         println!("round {round}: full with {count} records of {live} bytes in all");
         assert!(live > 9 * MIB, "a 16 MiB device is full with {live} bytes");
-        assert!(Text::connect().ask(&format!("put big {}", "x".repeat(500_000))).starts_with("error: "));
+        assert!(
+            Text::connect()
+                .ask(&format!("put big {}", "x".repeat(500_000)))
+                .starts_with("error: ")
+        );
         fails_with("get", dev.get(b"big"), &[libc::ENOENT]);
         // A full store is read, scanned and synced as before.
         for i in 0..count {
-            assert!(dev.get(&i.to_be_bytes()) == Ok(bytes_of(i, len(i))), "key {i}");
+            assert!(
+                dev.get(&i.to_be_bytes()) == Ok(bytes_of(i, len(i))),
+                "key {i}"
+            );
         }
-        assert_eq!(dev.scan_all(b"", b"", SCAN_KEYS_ONLY).unwrap().len() as u64, count);
+        assert_eq!(
+            dev.scan_all(b"", b"", SCAN_KEYS_ONLY).unwrap().len() as u64,
+            count
+        );
         dev.sync().unwrap();
         // It can be emptied, and takes new data again.
         let keep = count / 2;
         for i in keep..count {
             dev.delete(&i.to_be_bytes()).unwrap_or_else(|e| {
-                panic!("delete {i} of {count} on a full device: {}, {:#?}", name_of(e), dev.stat())
+                panic!(
+                    "delete {i} of {count} on a full device: {}, {:#?}",
+                    name_of(e),
+                    dev.stat()
+                )
             });
         }
         count = keep;
-        wait_until("room for new data", || match dev.put(b"room", &[1; 200_000]) {
-            Ok(_) => true,
-            Err(libc::ENOSPC) => false,
-            Err(e) => panic!("{}", name_of(e)),
+        wait_until("room for new data", || {
+            match dev.put(b"room", &[1; 200_000]) {
+                Ok(_) => true,
+                Err(libc::ENOSPC) => false,
+                Err(e) => panic!("{}", name_of(e)),
+            }
         });
         dev.delete(b"room").unwrap();
         let stat = dev.stat();
@@ -133,7 +160,9 @@ pub(crate) fn a_full_device_reads_deletes_and_recovers_its_space() {
 fn set_delay(disk: &Loop, bytes: u64, delay_ms: u32, create: bool) {
     let table = format!("0 {} delay {} 0 {delay_ms}", bytes / 512, disk.path());
     if create {
-        shell_ok(&format!("echo '{table}' | dmsetup create --noudevsync slow"));
+        shell_ok(&format!(
+            "echo '{table}' | dmsetup create --noudevsync slow"
+        ));
         wait_until("the slow device", || {
             shell("dmsetup mknodes slow 2>/dev/null");
             std::fs::metadata("/dev/mapper/slow").is_ok()
@@ -167,7 +196,8 @@ pub(crate) fn no_get_waits_for_a_slow_disk() {
     // Overwritten until compaction has something to do.
     let mut filled = 0u64;
     while dev.stat().compactions == 0 && filled < 40_000 {
-        dev.put(&(1u64 << 40 | filled % 300).to_be_bytes(), &[2; 4_000]).unwrap();
+        dev.put(&(1u64 << 40 | filled % 300).to_be_bytes(), &[2; 4_000])
+            .unwrap();
         filled += 1;
     }
     dev.sync().unwrap();
@@ -175,8 +205,12 @@ pub(crate) fn no_get_waits_for_a_slow_disk() {
     let before = dev.stat();
     let stop = AtomicBool::new(false);
     let stop = &stop;
-    let (gets, long, longest_us, sleeps) =
-        (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (gets, long, longest_us, sleeps) = (
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+        AtomicU64::new(0),
+    );
     let slow_sync = std::thread::scope(|s| {
         s.spawn(|| {
             let dev = Dev::open();
@@ -239,7 +273,10 @@ pub(crate) fn no_get_waits_for_a_slow_disk() {
         while start.elapsed() < Duration::from_secs(seconds)
             || dev.stat().compactions == before.compactions
         {
-            assert!(start.elapsed() < Duration::from_secs(100), "no compaction on a slow disk");
+            assert!(
+                start.elapsed() < Duration::from_secs(100),
+                "no compaction on a slow disk"
+            );
             let start = Instant::now();
             dev.sync().unwrap();
             slow_sync = slow_sync.max(start.elapsed());
@@ -259,13 +296,23 @@ pub(crate) fn no_get_waits_for_a_slow_disk() {
         after.flushes - before.flushes,
         after.compactions - before.compactions
     );
-    assert!(slow_sync >= Duration::from_millis(u64::from(DELAY_MS)), "the disk is not slow");
+    assert!(
+        slow_sync >= Duration::from_millis(u64::from(DELAY_MS)),
+        "the disk is not slow"
+    );
     assert!(after.flushes > before.flushes && after.compactions > before.compactions);
-    assert!(after.records > before.records + 500, "the table did not grow");
+    assert!(
+        after.records > before.records + 500,
+        "the table did not grow"
+    );
     assert!(gets > 1_000);
     // Sleeping is what waiting for a disk is; reading /proc may cost one.
     assert!(sleeps.load(Ordering::Relaxed) <= 2, "GETs went to sleep");
-    assert_eq!(long.load(Ordering::Relaxed), 0, "GETs took longer than 150 ms");
+    assert_eq!(
+        long.load(Ordering::Relaxed),
+        0,
+        "GETs took longer than 150 ms"
+    );
     set_delay(&disk, bytes, 0, false);
     drop(dev);
     module.unload();

@@ -14,7 +14,11 @@ fn last_errno() -> Errno {
 }
 
 fn check(result: libc::c_long) -> Result<i64, Errno> {
-    if result < 0 { Err(last_errno()) } else { Ok(result) }
+    if result < 0 {
+        Err(last_errno())
+    } else {
+        Ok(result)
+    }
 }
 
 /// An ioctl with whatever argument a test wants to try, good or bad.
@@ -53,7 +57,11 @@ pub(crate) fn ioctl_32bit(fd: RawFd, command: u32, arg: u32) -> Result<i64, Errn
     }
     // The 32-bit entry may leave the upper half of the register clear.
     let value = result as i32;
-    if value < 0 { Err(-value) } else { Ok(i64::from(value)) }
+    if value < 0 {
+        Err(-value)
+    } else {
+        Ok(i64::from(value))
+    }
 }
 
 /// A private mapping.
@@ -98,14 +106,18 @@ impl Mapping {
     pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
         assert!(at + bytes.len() <= self.len);
         // SAFETY: Inside the mapping, which only this object refers to.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast::<u8>().add(at), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast::<u8>().add(at), bytes.len())
+        };
     }
 
     pub(crate) fn read(&self, at: usize, len: usize) -> Vec<u8> {
         assert!(at + len <= self.len);
         let mut out = vec![0; len];
         // SAFETY: Inside the mapping, which only this object refers to.
-        unsafe { std::ptr::copy_nonoverlapping(self.at.cast::<u8>().add(at), out.as_mut_ptr(), len) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.at.cast::<u8>().add(at), out.as_mut_ptr(), len)
+        };
         out
     }
 }
@@ -122,7 +134,13 @@ pub(crate) fn bytes_of<T: Copy>(value: &T) -> Vec<u8> {
     let mut out = vec![0; size_of::<T>()];
     // SAFETY: The ABI's structures have no padding; both sides are as long as
     // the structure.
-    unsafe { std::ptr::copy_nonoverlapping(std::ptr::from_ref(value).cast::<u8>(), out.as_mut_ptr(), out.len()) };
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            std::ptr::from_ref(value).cast::<u8>(),
+            out.as_mut_ptr(),
+            out.len(),
+        )
+    };
     out
 }
 
@@ -132,7 +150,13 @@ pub(crate) fn from_bytes<T: Copy + Default>(bytes: &[u8]) -> T {
     let mut value = T::default();
     // SAFETY: The ABI's structures hold integers only, so any bytes are valid,
     // and there are enough of them.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), std::ptr::from_mut(&mut value).cast::<u8>(), size_of::<T>()) };
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            bytes.as_ptr(),
+            std::ptr::from_mut(&mut value).cast::<u8>(),
+            size_of::<T>(),
+        )
+    };
     value
 }
 
@@ -140,15 +164,23 @@ pub(crate) fn from_bytes<T: Copy + Default>(bytes: &[u8]) -> T {
 pub(crate) fn module_load(file: &File, parameters: &str) -> Result<(), Errno> {
     let parameters = CString::new(parameters).unwrap();
     // SAFETY: An open file and a terminated string that live across the call.
-    check(unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), parameters.as_ptr(), 0) })
-        .map(|_| ())
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            file.as_raw_fd(),
+            parameters.as_ptr(),
+            0,
+        )
+    })
+    .map(|_| ())
 }
 
 /// Unloads a module as rmmod does, and tells the errno.
 pub(crate) fn module_unload(name: &str) -> Result<(), Errno> {
     let name = CString::new(name).unwrap();
     // SAFETY: A terminated string that lives across the call.
-    check(unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) }).map(|_| ())
+    check(unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) })
+        .map(|_| ())
 }
 
 /// Takes CAP_SYS_ADMIN from the calling thread.
@@ -160,10 +192,20 @@ pub(crate) fn drop_cap_sys_admin() {
     // SAFETY: The sizes are those of version 3 of the call: a head of two
     // numbers and two times three sets.
     unsafe {
-        check(libc::syscall(libc::SYS_capget, head.as_mut_ptr(), sets.as_mut_ptr())).unwrap();
+        check(libc::syscall(
+            libc::SYS_capget,
+            head.as_mut_ptr(),
+            sets.as_mut_ptr(),
+        ))
+        .unwrap();
         sets[0] &= !(1 << CAP_SYS_ADMIN);
         sets[1] &= !(1 << CAP_SYS_ADMIN);
-        check(libc::syscall(libc::SYS_capset, head.as_mut_ptr(), sets.as_mut_ptr())).unwrap();
+        check(libc::syscall(
+            libc::SYS_capset,
+            head.as_mut_ptr(),
+            sets.as_mut_ptr(),
+        ))
+        .unwrap();
     }
 }
 
@@ -187,7 +229,10 @@ pub(crate) fn raw_terminal(fd: RawFd) {
 }
 
 pub(crate) fn allow_many_files(count: u64) {
-    let limit = libc::rlimit { rlim_cur: count, rlim_max: count };
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
     // SAFETY: The structure lives across the call.
     let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
     assert_eq!(result, 0, "setrlimit: errno {}", last_errno());
@@ -198,7 +243,6 @@ pub(crate) fn thread_id() -> i64 {
     // SAFETY: No arguments, cannot fail.
     unsafe { libc::syscall(libc::SYS_gettid) }
 }
-
 
 /// Kills a process group.
 pub(crate) fn kill_group(group: i32) {
