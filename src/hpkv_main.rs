@@ -70,7 +70,7 @@ impl Drop for ActiveStore {
     fn drop(&mut self) {
         let lost = self.service.db.close();
         if lost != 0 {
-            pr_err!("the device has failed: {lost} acknowledged writes are lost\n");
+            pr_err!("the device has failed: {lost} acknowledged changes are lost\n");
         }
         if self.is_loaded {
             pr_info!("unloaded\n");

@@ -51,6 +51,14 @@ impl LoopPath {
         path
     }
 
+    /// The number of the loop device with this path, if it is one's.
+    fn number(path: &[u8]) -> Option<u32> {
+        let digits = core::str::from_utf8(path.strip_prefix(b"/dev/loop")?).ok()?;
+        let number = digits.parse().ok()?;
+        // Other ways to write a number, like `+1` or `01`, name no device.
+        (Self::new(number).as_bytes() == path).then_some(number)
+    }
+
     fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
@@ -133,11 +141,12 @@ impl Mount {
         Ok(())
     }
 
-    /// Returns the number of the active loop device, if the active database was made so by it.
+    /// Returns the number of the active loop device, if there is one: `mount_path` may name it, too.
     pub(crate) fn loop_number(&self) -> Option<u32> {
-        match *self.active.lock() {
-            Place::Loop(number) => Some(number),
-            Place::Memory | Place::Path(_) => None,
+        match &*self.active.lock() {
+            Place::Memory => None,
+            Place::Path(path) => LoopPath::number(path),
+            Place::Loop(number) => Some(*number),
         }
     }
 
