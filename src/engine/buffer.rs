@@ -103,15 +103,19 @@ impl WriteBuffer {
 
     /// Waits until the buffer has room: the back-pressure on writers.
     ///
-    /// [`Error::Interrupted`] if a signal comes, [`Error::ReadOnly`] if the device fails.
+    /// [`Error::Interrupted`] if a signal comes, [`Error::ReadOnly`] if the device fails,
+    /// [`Error::Sealed`] if the store is closed meanwhile.
     pub(crate) fn wait_for_room(&self) -> Result {
         if self.bytes() < WRITE_BUFFER_BYTES_MAX {
             return Ok(());
         }
         let mut state = self.state.lock();
         while self.bytes() >= WRITE_BUFFER_BYTES_MAX {
-            if state.failed || state.ended {
+            if state.failed {
                 return Err(Error::ReadOnly);
+            }
+            if state.ended {
+                return Err(Error::Sealed);
             }
             self.work.notify_all();
             if self.done.wait_interruptible(&mut state) {
@@ -159,12 +163,16 @@ impl WriteBuffer {
 
     /// Waits until `reached` holds; it is looked at whenever compaction or a round ends.
     ///
-    /// [`Error::Interrupted`] if a signal comes, [`Error::ReadOnly`] if the device fails.
+    /// [`Error::Interrupted`] if a signal comes, [`Error::ReadOnly`] if the device fails,
+    /// [`Error::Sealed`] if the store is closed meanwhile.
     pub(crate) fn wait_until(&self, reached: impl Fn() -> bool) -> Result {
         let mut state = self.state.lock();
         while !reached() {
-            if state.failed || state.ended {
+            if state.failed {
                 return Err(Error::ReadOnly);
+            }
+            if state.ended {
+                return Err(Error::Sealed);
             }
             if self.done.wait_interruptible(&mut state) {
                 return Err(Error::Interrupted);
@@ -282,9 +290,29 @@ impl WriteBuffer {
         self.done.notify_all();
     }
 
-    /// Tells the log writer to write everything and to end.
+    /// Tells the log writer to write everything and to end. No commit is made any more, but one
+    /// that was may not be announced yet: hence a last round in any case.
     pub(crate) fn stop(&self) {
-        self.state.lock().stopping = true;
+        let mut state = self.state.lock();
+        state.stopping = true;
+        self.dirty.store(true, Ordering::Release);
         self.work.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A change that was let in and not announced yet was once left behind by a closing store.
+    #[test]
+    fn a_last_round_comes_between_the_wish_to_stop_and_the_end() {
+        let buffer = WriteBuffer::new(0).unwrap();
+        buffer.add(40);
+        buffer.stop();
+        assert!(matches!(buffer.next_job(|| 5), Job::Round { flush: true }));
+        buffer.begin_round(true, &mut Vec::new());
+        buffer.end_round(Some(1), 0, false);
+        assert!(matches!(buffer.next_job(|| 5), Job::Stop));
     }
 }

@@ -21,17 +21,20 @@
 //! A shard's lock for one record at a time, the space map's, the log's to write a header. It runs
 //! on a workqueue, one pass at a time.
 
+use super::commit::Core;
 use super::error::{Error, Result};
-use super::format::{
-    self, FrameHeader, Identity, RecordBytes, RecordKind, SegmentHeader, SegmentState, UNIT,
-};
+use super::format::{self, Identity, RecordBytes, RecordKind, SegmentHeader, SegmentState, UNIT};
 use super::limits::SEGMENTS_RESERVED;
+use super::location::Location;
 use super::log::{Entry, Why};
-use super::record::{Location, Record, Staged};
+use super::persistence::Persistence;
+use super::record::detached;
 use super::stats::Event;
-use super::store::{Core, Persistence};
 use crate::sys::atomic::Ordering;
-use crate::sys::{cond_resched, log_msg, Disk, Level, PageBuf, Vec};
+use crate::sys::{cond_resched, log_msg, sleep_ms, Disk, Level, PageBuf, Vec};
+
+/// How long a pass that had no memory keeps the next one waiting.
+const NO_MEMORY_PAUSE_MS: u32 = 20;
 
 /// One pass: frees segments until there are enough, or none is worth it.
 pub(crate) fn run<D: Disk>(core: &Core<D>) {
@@ -54,6 +57,8 @@ pub(crate) fn run<D: Disk>(core: &Core<D>) {
         // tried again at the next need.
         Err(Error::NoMemory) => {
             log_msg!(Level::Warning, "no memory for compaction: it is put off");
+            // A log writer without space asks again at once; memory takes a moment to come.
+            sleep_ms(NO_MEMORY_PAUSE_MS);
         }
         Err(_) => {}
     }
@@ -91,26 +96,6 @@ fn pass<D: Disk>(core: &Core<D>, persistence: &Persistence<D>, squeeze: bool) ->
         cond_resched();
     }
     Ok(())
-}
-
-/// Every frame of the segment in `bytes`, as far as they are sound and follow each other.
-pub(crate) fn frames<'a>(
-    bytes: &'a [u8],
-    identity: &'a Identity,
-    header: &SegmentHeader,
-) -> impl Iterator<Item = FrameHeader> + 'a {
-    let header = *header;
-    let mut unit = 1;
-    let mut number = header.first_frame;
-    core::iter::from_fn(move || {
-        let frame = FrameHeader::decode(bytes, identity, &header, unit)?;
-        if frame.number != number {
-            return None;
-        }
-        unit += frame.units();
-        number = number.wrapping_add(1);
-        Some(frame)
-    })
 }
 
 /// Moves what is needed out of a closed segment and frees it. `false` if it has to stay.
@@ -201,7 +186,7 @@ fn each_record(
 ) -> Result<bool> {
     let mut error = None;
     let mut count = 0u64;
-    for frame in frames(bytes, identity, header) {
+    for frame in format::frames(bytes, identity, header) {
         let sound =
             format::for_each_record(bytes, identity, &frame, |record, offset| {
                 match visit(record, offset) {
@@ -248,21 +233,6 @@ fn to_move<D: Disk>(
     } else {
         None
     })
-}
-
-/// A record that is in no index, made of what lies on the device.
-pub(crate) fn detached(found: &RecordBytes<'_>, hash: u64) -> Result<Record> {
-    let mut staged = Staged::with_kind(found.key.len(), found.value.len(), found.kind)?;
-    staged.key_mut().copy_from_slice(found.key);
-    staged.value_mut().copy_from_slice(found.value);
-    let mut draft = staged.record.take().ok_or(Error::NoMemory)?;
-    let header = draft.header_mut();
-    header.sequence = found.sequence;
-    header.expires_ms = found.expires_ms;
-    header.user_flags = found.user_flags;
-    header.codec = found.codec;
-    header.hash = hash;
-    Ok(draft.share())
 }
 
 /// One old value of `key` is gone for good; a removal that is no longer needed goes with it.

@@ -17,12 +17,13 @@
 //! publishing the new one; requests take it only when they met a sealed store.
 
 use super::error::{Error, Result};
+use super::options::{UpdateAt, Updated, WriteOptions};
 use super::record::{RecordRef, RecordView, Staged};
 use super::scan::{ScanEnd, ScanRequest};
 use super::stats::Stats;
-use super::store::{Store, UpdateAt, Updated, WriteOptions};
+use super::store::Store;
 use crate::sys::{
-    log_msg, rcu_read_lock, synchronize_rcu, Arc, Disk, Level, Mutex, RcuCell, Unique,
+    log_msg, rcu_read_lock, synchronize_rcu, Arc, Disk, Level, Mutex, RcuCell, Shared, Unique,
 };
 
 struct Active<D: Disk> {
@@ -40,7 +41,7 @@ impl<D: Disk> Database<D> {
     /// A database whose active store is `store`.
     pub fn new(store: Arc<Store<D>>) -> Result<Self> {
         let active = RcuCell::empty();
-        drop(active.swap(Some(Unique::alloc(Active { store }, 0)?.share())));
+        drop(active.swap(Some(Self::active(store)?)));
         Ok(Database {
             active,
             admin: Mutex::new(())?,
@@ -145,11 +146,27 @@ impl<D: Disk> Database<D> {
             return Err(Error::ReadOnly);
         }
         old.seal();
-        let replaced = old.emptied().and_then(|new| self.publish(new));
-        if replaced.is_err() {
-            old.unseal();
+        // Memory first: once the old store is closed, only its device may fail.
+        let replaced = old.successor().and_then(|new| {
+            let next = Self::active(new.clone())?;
+            match old.hand_over(&new) {
+                Ok(()) => Ok(next),
+                Err(error) => {
+                    new.close();
+                    Err(error)
+                }
+            }
+        });
+        match replaced {
+            Ok(next) => {
+                self.publish(next);
+                Ok(())
+            }
+            Err(error) => {
+                old.unseal();
+                Err(error)
+            }
         }
-        replaced
     }
 
     /// Makes the store that `make` opens the active one. The old one is flushed and closed.
@@ -161,15 +178,11 @@ impl<D: Disk> Database<D> {
         if old.is_sealed() {
             return Err(Error::ReadOnly);
         }
-        let new = make()?;
+        let next = Self::active(make()?)?;
         {
             let _switch = self.switch.lock();
             old.seal();
-            if let Err(error) = self.publish(new.clone()) {
-                old.unseal();
-                new.close();
-                return Err(error);
-            }
+            self.publish(next);
         }
         let lost = old.close();
         if lost != 0 {
@@ -182,12 +195,14 @@ impl<D: Disk> Database<D> {
         Ok(())
     }
 
-    fn publish(&self, store: Arc<Store<D>>) -> Result {
-        let next = Unique::alloc(Active { store }, 0)?.share();
+    fn active(store: Arc<Store<D>>) -> Result<Shared<Active<D>>> {
+        Ok(Unique::alloc(Active { store }, 0)?.share())
+    }
+
+    fn publish(&self, next: Shared<Active<D>>) {
         drop(self.active.swap(Some(next)));
         // Whoever reads the old store in a read section is done before it is closed.
         synchronize_rcu();
-        Ok(())
     }
 
     /// Takes no more changes, makes what there is durable, and closes the active store.

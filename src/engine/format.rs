@@ -138,6 +138,14 @@ pub(crate) struct Identity {
     pub(crate) incarnation: u64,
 }
 
+/// No number that counts up comes this far in the life of a device: what is beyond is damage. So
+/// nobody who counts on has to fear the end of the range.
+const NUMBER_MAX: u64 = 1 << 62;
+
+fn in_range(numbers: &[u64]) -> bool {
+    numbers.iter().all(|number| *number <= NUMBER_MAX)
+}
+
 /// Most segments of a device: a segment's number has 31 bits.
 const SEGMENTS_MAX: u64 = 1 << 31;
 
@@ -320,7 +328,14 @@ impl Superblock {
             && unit_bytes as usize == UNIT
             && data_start == DATA_START_UNIT
             && found.geometry.is_sound(found.device_bytes)
-            && found.segments_used <= segments_total;
+            && found.segments_used <= segments_total
+            && in_range(&[
+                generation,
+                incarnation,
+                found.durable_frame,
+                found.session,
+                found.next_sequence,
+            ]);
         if !sound {
             return SuperblockFound::Damaged;
         }
@@ -410,12 +425,18 @@ impl SegmentHeader {
             last_frame: take.u64(),
             durable_frame: take.u64(),
         };
+        let numbers_sound = in_range(&[
+            header.session,
+            header.first_frame,
+            header.last_frame,
+            header.durable_frame,
+        ]) && (header.state == SegmentState::Free || header.first_frame != 0);
         let ordered = header.state != SegmentState::Closed
             || header
                 .last_frame
                 .checked_add(1)
                 .is_some_and(|end| end >= header.first_frame);
-        (found == *identity && at == segment && ordered).then_some(header)
+        (found == *identity && at == segment && numbers_sound && ordered).then_some(header)
     }
 }
 
@@ -505,6 +526,7 @@ impl FrameHeader {
             && header.segment_first_frame == of.first_frame
             && header.number >= of.first_frame
             && header.durable_frame < header.number
+            && in_range(&[header.number, header.first_sequence, header.last_sequence])
             && header.len as usize >= FRAME_HEADER_LEN;
         if !belongs {
             return None;
@@ -616,7 +638,7 @@ pub(crate) fn decode_record<'a>(
     let lengths_sound = (1..=KEY_LEN_MAX).contains(&key_len)
         && value_len <= VALUE_LEN_MAX
         && (kind == RecordKind::Put || value_len == 0);
-    if !lengths_sound || codec != CODEC_PLAIN || sequence == 0 {
+    if !lengths_sound || codec != CODEC_PLAIN || sequence == 0 || !in_range(&[sequence]) {
         return None;
     }
     let len = record_len(key_len, value_len);
@@ -638,6 +660,26 @@ pub(crate) fn decode_record<'a>(
         },
         len,
     ))
+}
+
+/// Every frame of the segment in `bytes`, as far as they are sound and follow each other.
+pub(crate) fn frames<'a>(
+    bytes: &'a [u8],
+    identity: &'a Identity,
+    header: &SegmentHeader,
+) -> impl Iterator<Item = FrameHeader> + 'a {
+    let header = *header;
+    let mut unit = 1;
+    let mut number = header.first_frame;
+    core::iter::from_fn(move || {
+        let frame = FrameHeader::decode(bytes, identity, &header, unit)?;
+        if frame.number != number {
+            return None;
+        }
+        unit += frame.units();
+        number = number.wrapping_add(1);
+        Some(frame)
+    })
 }
 
 /// Calls `visit` with each record of a sound frame and its byte offset in the segment `bytes`.

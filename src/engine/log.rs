@@ -21,7 +21,8 @@ use super::format::{
     UNIT,
 };
 use super::limits::{FRAME_BYTES_TARGET, SEGMENTS_RESERVED};
-use super::record::{key_of, value_of, Location, Record};
+use super::location::Location;
+use super::record::{key_of, value_of, Record};
 use super::space::SpaceMap;
 use crate::sys::{log_msg, Disk, Level, Mutex, PageBuf};
 
@@ -152,6 +153,12 @@ impl Log {
                 bytes: 0,
             });
         };
+        // A segment from the reserve holds moved records alone until the one that they left is free.
+        // After a power cut before that, recovery finds them where they were, and nothing live in
+        // the segment from the reserve: so there is one to free, without which nothing could move.
+        if !reserved && space.lock().free_segments() < SEGMENTS_RESERVED {
+            return Ok(Written::NoSegment);
+        }
         let least = FRAME_HEADER_LEN + first.len();
         if self.room() < least && !self.open_segment(disk, space, reserved)? {
             return Ok(Written::NoSegment);
@@ -313,6 +320,8 @@ impl Log {
         let end = used
             .saturating_add(more)
             .min(self.geometry().segments_total);
+        // Room for them first: once the superblock counts them, they must be in the map, too.
+        space.lock().reserve_segments(end.saturating_sub(used))?;
         for segment in used..end {
             self.write_free_header(disk, segment as u32)?;
         }
@@ -356,6 +365,15 @@ impl Log {
         Ok(())
     }
 
+    /// Makes a device this log's, whose superblock was `last` until now.
+    pub(crate) fn take_over<D: Disk>(&mut self, disk: &D, last: &Superblock) -> Result {
+        self.superblock.generation = last.generation;
+        self.superblock.session = last.session;
+        // Twice, so that no older superblock is left; at any moment one of the two is valid.
+        self.write_superblock(disk, self.superblock)?;
+        self.write_superblock(disk, self.superblock)
+    }
+
     /// The superblock as it was last written.
     pub(crate) fn superblock(&self) -> Superblock {
         self.superblock
@@ -372,5 +390,55 @@ impl Log {
             durable_frame: self.durable_frame,
         };
         self.write_segment_header(disk, &header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::DATA_START_UNIT;
+    use super::*;
+    use crate::sys::{fail_allocation_after, MemoryDisk};
+
+    /// When there was no memory to note the last segment of the device, the next attempt once
+    /// opened one behind the end.
+    #[test]
+    fn segments_are_taken_into_use_one_after_the_other_whatever_memory_there_is() {
+        let segments = 17;
+        let disk = MemoryDisk::new((DATA_START_UNIT as usize + segments * 264) * UNIT);
+        let geometry = Geometry::for_device(disk.len_bytes()).unwrap();
+        assert_eq!(geometry.segments_total, segments as u64);
+        let superblock = Superblock {
+            generation: 0,
+            identity: Identity {
+                device_id: [7; 16],
+                incarnation: 1,
+            },
+            geometry,
+            segments_used: 0,
+            device_bytes: disk.len_bytes(),
+            durable_frame: 0,
+            session: 0,
+            next_sequence: 1,
+            records: 0,
+            record_bytes: 0,
+        };
+        let mut log = Log::new(superblock, 1).unwrap();
+        let space = Mutex::new(SpaceMap::new(geometry)).unwrap();
+        for segment in 0..segments as u32 {
+            for nth in 0.. {
+                fail_allocation_after(Some(nth));
+                let opened = log.open_segment(&disk, &space, true);
+                fail_allocation_after(None);
+                match opened {
+                    Ok(opened) => {
+                        assert!(opened);
+                        break;
+                    }
+                    Err(error) => assert_eq!(error, super::super::Error::NoMemory),
+                }
+            }
+            assert_eq!(log.head.as_ref().unwrap().segment, segment);
+        }
+        assert_eq!(space.lock().free_segments(), 0);
     }
 }

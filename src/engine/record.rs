@@ -7,37 +7,11 @@
 //! record's shard only; the lock-free readers look at none of them.
 
 use super::error::{Error, Result};
-use super::format::{self, RecordKind};
+use super::format::{self, RecordBytes, RecordKind};
 use super::limits::{KEY_LEN_MAX, VALUE_LEN_MAX};
-use super::space::Extent;
+use super::location::{Extent, Location};
 use crate::sys::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::sys::{Object, Shared, Unique};
-
-/// Where a record lies on the device: segment and byte offset in it, in one word. 0 = nowhere.
-///
-/// Offset 0 of a segment is its header, so no record has the word 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Location(u64);
-
-impl Location {
-    pub(crate) const NONE: Location = Location(0);
-
-    pub(crate) fn new(segment: u32, offset: u32) -> Self {
-        Location(u64::from(segment) << 32 | u64::from(offset))
-    }
-
-    pub(crate) fn is_some(self) -> bool {
-        self.0 != 0
-    }
-
-    pub(crate) fn segment(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    pub(crate) fn offset(self) -> u32 {
-        self.0 as u32
-    }
-}
 
 /// Marks the location word of a record that is not written; no segment number reaches this bit.
 const PREVIOUS: u64 = 1 << 63;
@@ -91,14 +65,14 @@ impl Header {
     pub(crate) fn location(&self) -> Location {
         let word = self.location.load(Relaxed);
         if word & PREVIOUS == 0 {
-            Location(word)
+            Location::from_word(word)
         } else {
             Location::NONE
         }
     }
 
     pub(crate) fn set_location(&self, location: Location) {
-        self.location.store(location.0, Relaxed);
+        self.location.store(location.word(), Relaxed);
     }
 
     /// What the record takes on the device, once it was written.
@@ -114,7 +88,7 @@ impl Header {
     /// one must stay readable, and counts as live, until this one is written.
     pub(crate) fn previous(&self) -> Option<Extent> {
         let word = self.location.load(Relaxed);
-        let location = Location(word & !PREVIOUS);
+        let location = Location::from_word(word & !PREVIOUS);
         (word & PREVIOUS != 0).then(|| Extent {
             location,
             len: self.previous_len.load(Relaxed),
@@ -123,7 +97,7 @@ impl Header {
 
     pub(crate) fn set_previous(&self, previous: Option<Extent>) {
         self.location.store(
-            previous.map_or(0, |extent| extent.location.0 | PREVIOUS),
+            previous.map_or(0, |extent| extent.location.word() | PREVIOUS),
             Relaxed,
         );
         self.previous_len
@@ -236,6 +210,21 @@ impl Staged {
         let len = self.key_len;
         self.bytes_mut().get_mut(len..).unwrap_or(&mut [])
     }
+}
+
+/// A record that is in no index, made of what lies on the device.
+pub(crate) fn detached(found: &RecordBytes<'_>, hash: u64) -> Result<Record> {
+    let mut staged = Staged::with_kind(found.key.len(), found.value.len(), found.kind)?;
+    staged.key_mut().copy_from_slice(found.key);
+    staged.value_mut().copy_from_slice(found.value);
+    let mut draft = staged.record.take().ok_or(Error::NoMemory)?;
+    let header = draft.header_mut();
+    header.sequence = found.sequence;
+    header.expires_ms = found.expires_ms;
+    header.user_flags = found.user_flags;
+    header.codec = found.codec;
+    header.hash = hash;
+    Ok(draft.share())
 }
 
 /// [`Error::KeyLength`] unless a key may have `len` bytes.

@@ -19,16 +19,18 @@
 //!
 //! Nobody else has the store yet. The locks are taken all the same, for one record at a time.
 
-use super::compaction::{detached, frames};
+use super::commit::Core;
 use super::error::{Error, Result};
 use super::format::{
-    for_each_record, FrameHeader, Geometry, Identity, RecordBytes, SegmentHeader, SegmentState,
-    Superblock, SuperblockFound, FORMAT_VERSION, UNIT,
+    for_each_record, frames, FrameHeader, Geometry, Identity, RecordBytes, SegmentHeader,
+    SegmentState, Superblock, SuperblockFound, FORMAT_VERSION, UNIT,
 };
+use super::location::{Extent, Location};
 use super::log::Log;
-use super::record::Location;
-use super::space::{Extent, SpaceMap};
-use super::store::{Core, Options, Persistence};
+use super::options::Options;
+use super::persistence::Persistence;
+use super::record::detached;
+use super::space::SpaceMap;
 use crate::sys::atomic::Ordering;
 use crate::sys::{cond_resched, log_msg, now_ms, random_bytes, Arc, Disk, Level, PageBuf, Vec};
 
@@ -138,36 +140,34 @@ pub(crate) fn open<D: Disk>(disk: Arc<D>, options: &Options) -> Result<Core<D>> 
         records: 0,
         record_bytes: 0,
     };
-    let core = fresh(disk, superblock, options)?;
+    let mut log = Log::new(superblock, 1)?;
+    log.take_over(&*disk, &superblock)?;
+    let space = SpaceMap::new(geometry);
+    let core = assemble(disk, log, space, superblock.next_sequence, options)?;
     log_msg!(Level::Notice, "formatted a device of {bytes} bytes");
     Ok(core)
 }
 
-/// Makes the store that `superblock` describes empty: a purge.
-pub(crate) fn reformat<D: Disk>(
+/// An empty store to follow the one that `superblock` describes: a purge. Writes nothing.
+pub(crate) fn successor<D: Disk>(
     disk: Arc<D>,
-    superblock: &Superblock,
+    mut superblock: Superblock,
     next_sequence: u64,
     options: &Options,
 ) -> Result<Core<D>> {
-    let mut superblock = *superblock;
     superblock.identity.incarnation = superblock.identity.incarnation.wrapping_add(1);
     superblock.segments_used = 0;
     superblock.next_sequence = next_sequence;
     superblock.records = 0;
     superblock.record_bytes = 0;
-    fresh(disk, superblock, options)
-}
-
-/// Writes the superblock of a store without segments to both places.
-fn fresh<D: Disk>(disk: Arc<D>, superblock: Superblock, options: &Options) -> Result<Core<D>> {
-    let mut log = Log::new(superblock, 1)?;
-    // Twice, so that no older superblock is left; at any moment one of the two is valid.
-    log.write_superblock(&*disk, superblock)?;
-    let superblock = log.superblock();
-    log.write_superblock(&*disk, superblock)?;
     let space = SpaceMap::new(superblock.geometry);
-    assemble(disk, log, space, superblock.next_sequence, options)
+    assemble(
+        disk,
+        Log::new(superblock, 1)?,
+        space,
+        next_sequence,
+        options,
+    )
 }
 
 fn assemble<D: Disk>(
@@ -230,6 +230,10 @@ struct Survey {
     durable_frame: u64,
     /// The highest frame number that anything tells of.
     highest_frame: u64,
+    /// Segments with a header.
+    segments_used: u64,
+    /// The highest session that anything tells of.
+    session: u64,
 }
 
 /// The frames of a segment that count, from the first on.
@@ -313,20 +317,30 @@ fn recover<D: Disk>(disk: Arc<D>, superblock: Superblock, options: &Options) -> 
 
 impl<D: Disk> Recovery<'_, D> {
     /// Reads the headers of all segments that were ever used.
+    ///
+    /// The superblock may be the older of the two, the newer one being damaged. So the segments
+    /// that it counts are only the least: the others are those with a header behind them.
     fn survey(&mut self, superblock: &Superblock) -> Result<Survey> {
         let mut survey = Survey {
             live: Vec::new(),
             durable_frame: superblock.durable_frame,
             highest_frame: superblock.durable_frame,
+            segments_used: 0,
+            session: superblock.session,
         };
         let mut unit = PageBuf::zeroed(UNIT)?;
-        for at in 0..superblock.segments_used {
-            let segment = at as u32;
+        while survey.segments_used < superblock.geometry.segments_total {
+            let segment = survey.segments_used as u32;
             let offset = superblock.geometry.segment_offset(segment);
             self.disk.read(offset, &mut unit).map_err(Error::Os)?;
             let Some(header) = SegmentHeader::decode(&unit, &self.identity, segment) else {
-                return Err(self.damaged(segment, 0, "its header"));
+                if survey.segments_used < superblock.segments_used {
+                    return Err(self.damaged(segment, 0, "its header"));
+                }
+                break;
             };
+            survey.segments_used += 1;
+            survey.session = survey.session.max(header.session);
             survey.durable_frame = survey.durable_frame.max(header.durable_frame);
             self.persistence.space.lock().add_segment()?;
             if header.state != SegmentState::Free {
@@ -350,12 +364,16 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     /// Reads every segment, decides where the log ends, and cuts off what lies behind.
-    fn read_log(&mut self, survey: Survey, superblock: Superblock) -> Result<Log> {
+    fn read_log(&mut self, survey: Survey, mut superblock: Superblock) -> Result<Log> {
         let Survey {
             live,
             mut durable_frame,
             mut highest_frame,
+            segments_used,
+            session,
         } = survey;
+        superblock.segments_used = segments_used;
+        superblock.session = session;
         let mut parts: Vec<Part> = Vec::new();
         for (at, header) in live.iter().enumerate() {
             self.progress(at, live.len());

@@ -13,15 +13,8 @@
 use super::error::Result;
 use super::format::{Geometry, SegmentState, UNIT};
 use super::limits::SEGMENTS_RESERVED;
-use super::record::Location;
+use super::location::Extent;
 use crate::sys::Vec;
-
-/// A piece of a segment that one record takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) location: Location,
-    pub(crate) len: u32,
-}
 
 struct Segment {
     state: SegmentState,
@@ -70,6 +63,11 @@ impl SpaceMap {
 
     pub(crate) fn live_units(&self) -> u64 {
         self.live_units
+    }
+
+    /// Makes sure that the next `count` calls of [`SpaceMap::add_segment`] succeed.
+    pub(crate) fn reserve_segments(&mut self, count: u64) -> Result {
+        Ok(self.segments.reserve(count as usize)?)
     }
 
     /// Adds a free segment behind the last one.

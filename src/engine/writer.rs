@@ -16,12 +16,13 @@
 //! for one record and never together.
 
 use super::buffer::Job;
+use super::commit::Core;
 use super::error::{Error, Result};
+use super::location::{Extent, Location};
 use super::log::{Entry, Log, Why, Written};
-use super::record::{key_of, Location, Record};
-use super::space::Extent;
+use super::persistence::Persistence;
+use super::record::{key_of, Record};
 use super::stats::Event;
-use super::store::{Core, Persistence};
 use crate::sys::atomic::Ordering;
 use crate::sys::{log_msg, sleep_ms, Disk, Level, Vec};
 
@@ -121,8 +122,10 @@ impl Rounds {
             }
             durable = Some(self.written);
         }
-        drop(log);
+        // Under the log's lock, for compaction frees a segment under it: so a round that found none
+        // never says so after that.
         persistence.buffer.end_round(durable, asked, stuck);
+        drop(log);
         // After the round is over: a pass that finds the writer stuck and nothing to free says so.
         if short || stuck {
             kick_compaction();
