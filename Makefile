@@ -8,10 +8,9 @@ HPKV_BUILD ?= $(CURDIR)/build
 override HPKV_BUILD := $(abspath $(HPKV_BUILD))
 export HPKV_BUILD
 
-# What kernel builders expect to be able to say.
-export KDIR KREL LLVM CROSS_COMPILE ARCH V
+# What kernel builders expect to be able to say; handed on only where it is said, since an empty ARCH is not the same as none.
+$(foreach name,KDIR KREL LLVM CROSS_COMPILE ARCH V VMTESTS INSTALL_MOD_PATH DESTDIR PREFIX,$(if $($(name)),$(eval export $(name))))
 
-PREFIX ?= /usr/local
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 cargo_out = $(HPKV_BUILD)/cargo/$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')/release
 
@@ -95,7 +94,6 @@ format:
 rust-analyzer:
 	@scripts/rust-analyzer
 
-# modules_install runs depmod by itself only where System.map is found; a second run costs nothing.
 .PHONY: install
 install: modules
 	@scripts/install module

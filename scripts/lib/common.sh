@@ -10,6 +10,8 @@ HPKV_BUILD=${HPKV_BUILD:-$HPKV_SRC/build}
 mkdir -p "$HPKV_BUILD/logs" "$HPKV_BUILD/tmp"
 HPKV_BUILD=$(cd "$HPKV_BUILD" && pwd -P)
 export HPKV_SRC HPKV_BUILD
+# Where make is our caller, its flags and job server are not meant for the kernel's build below us.
+unset MAKEFLAGS MFLAGS MAKELEVEL
 
 # The oldest kernel whose Rust interfaces the module is written for.
 KERNEL_MIN=7.2
@@ -30,6 +32,9 @@ as_root() {
 		die "this needs root ('$1'), and there is no sudo: run it as root"
 	fi
 }
+
+# ask_for_root: lets sudo ask for its password now, while the person can see it, and not behind a log file.
+ask_for_root() { as_root true; }
 
 # run_logged NAME COMMAND...: output goes to logs/NAME.log; every ten seconds a line tells how far it is; a failure shows
 # the end of the log. The command is a child that ends with us.
@@ -53,6 +58,17 @@ run_logged() {
 		die "$name failed with status $status after $((SECONDS - start)) s; the whole log: $log"
 	fi
 	say "  $name: done in $((SECONDS - start)) s"
+}
+
+# run_child COMMAND...: like calling it, but a signal that ends us ends it too, at once.
+run_child() {
+	local child status=0
+	"$@" <&0 &
+	child=$!
+	trap 'kill "$child" 2>/dev/null; wait "$child"; exit 143' INT TERM HUP
+	wait "$child" || status=$?
+	trap - INT TERM HUP
+	return "$status"
 }
 
 # version_at_least HAVE WANT: compares as dpkg and sort -V do.
