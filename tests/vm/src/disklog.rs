@@ -130,10 +130,30 @@ impl DiskLog {
         self.entries.iter().filter(|e| e.len > 0).count()
     }
 
-    /// Number of entries that the last flush made stable.
+    /// Number of entries that the last flush among the first `cut` entries made
+    /// stable.
     #[must_use]
-    pub fn stable(&self) -> usize {
-        self.entries.iter().rposition(|e| e.flush).unwrap_or(0)
+    pub fn stable(&self, cut: usize) -> usize {
+        self.entries[..cut]
+            .iter()
+            .rposition(|e| e.flush)
+            .unwrap_or(0)
+    }
+
+    /// Where entry number `index` ends in the log.
+    #[must_use]
+    pub fn end_of(&self, index: usize) -> u64 {
+        let e = &self.entries[index];
+        e.data_at + if e.discard { 0 } else { e.len }
+    }
+
+    /// The moments just before a flush that had writes to make stable: as
+    /// numbers of entries. A power cut there is the hardest one.
+    #[must_use]
+    pub fn before_flushes(&self) -> Vec<usize> {
+        (1..self.entries.len())
+            .filter(|&i| self.entries[i].flush && self.entries[i - 1].len > 0)
+            .collect()
     }
 
     fn data(&self, entry: &Entry, from: u64, len: u64) -> io::Result<Vec<u8>> {
@@ -156,16 +176,17 @@ impl DiskLog {
     /// Writes into `image` at `base` one state that the disk may be in after
     /// the power cut. `choice` is the number of the image: 0 is the one in
     /// which nothing unflushed arrived, 1 the one in which everything did, and
-    /// the others are random. The image must hold the disk's state from before
-    /// the log.
+    /// the others are random. The cut comes after the first `cut` entries. The
+    /// image must hold the disk's state from before the log.
     pub fn rebuild(
         &self,
         image: &mut File,
         base: u64,
+        cut: usize,
         choice: u64,
         rng: &mut Rng,
     ) -> io::Result<Rebuilt> {
-        let stable = self.stable();
+        let stable = self.stable(cut);
         let mut seen = Rebuilt {
             stable,
             ..Rebuilt::default()
@@ -174,13 +195,13 @@ impl DiskLog {
             self.apply(image, base, e, 0, e.len)?;
         }
         let keep_percent = [10, 50, 90, 97][usize::try_from(rng.below(4)).unwrap()];
-        for e in &self.entries[stable..] {
+        for e in &self.entries[stable..cut] {
             if e.len == 0 {
                 continue;
             }
             seen.unflushed += 1;
             if e.fua || choice == 1 || (choice > 1 && rng.chance(keep_percent)) {
-                if choice > 1 && !e.fua && e.len > SECTOR && rng.chance(40) {
+                if choice > 1 && !e.fua && e.len > SECTOR && rng.chance(60) {
                     seen.torn += 1;
                     let sectors = e.len / SECTOR;
                     if rng.chance(50) {
@@ -261,8 +282,14 @@ mod tests {
     fn image_of(log: &DiskLog, choice: u64, seed: u64) -> Vec<u8> {
         let mut image = temp("image");
         image.set_len(8 * 512).unwrap();
-        log.rebuild(&mut image, 0, choice, &mut Rng::new(seed))
-            .unwrap();
+        log.rebuild(
+            &mut image,
+            0,
+            log.entries.len(),
+            choice,
+            &mut Rng::new(seed),
+        )
+        .unwrap();
         let mut bytes = vec![0; 8 * 512];
         image.read_exact_at(&mut bytes, 0).unwrap();
         bytes.chunks(512).map(|s| s[0]).collect()
@@ -282,10 +309,10 @@ mod tests {
             ],
         );
         let log = DiskLog::open(file, 8 * 512).unwrap();
-        assert_eq!(
-            (log.entries.len(), log.flushes(), log.writes(), log.stable()),
-            (5, 1, 4, 2)
-        );
+        assert_eq!((log.entries.len(), log.flushes(), log.writes()), (5, 1, 4));
+        assert_eq!((log.stable(5), log.stable(2)), (2, 0));
+        assert_eq!(log.before_flushes(), [2]);
+        assert_eq!(log.end_of(0), 512 + 512 + 1024);
         assert_eq!(image_of(&log, 0, 1), [1, 2, 0, 0, 0, 0, 0, 0]);
         assert_eq!(image_of(&log, 1, 1), [1, 4, 0, 0, 3, 3, 3, 0]);
         let mut states = std::collections::BTreeSet::new();
@@ -303,7 +330,7 @@ mod tests {
     fn a_log_without_a_flush_makes_nothing_stable() {
         let file = log("b", 0, &[(0, 2, 0, 1), (4, 1, 0, 3)]);
         let log = DiskLog::open(file, 8 * 512).unwrap();
-        assert_eq!((log.entries.len(), log.flushes(), log.stable()), (2, 0, 0));
+        assert_eq!((log.entries.len(), log.flushes(), log.stable(2)), (2, 0, 0));
         assert_eq!(image_of(&log, 0, 1), [0; 8]);
     }
 

@@ -51,7 +51,8 @@ impl Tally {
             None => {
                 println!("test {name} ... ok ({seconds:.1} s)");
                 // A passing test may have figures to tell.
-                for line in output.lines().filter(|l| !l.trim().is_empty()).take(12) {
+                let lines: Vec<&str> = output.lines().filter(|l| !l.trim().is_empty()).collect();
+                for line in &lines[lines.len().saturating_sub(24)..] {
                     println!("    {line:.300}");
                 }
                 self.passed += 1;

@@ -22,7 +22,11 @@ pub struct Expectation<'a> {
     pub keys: &'a [Vec<Vec<u8>>],
     /// How many changes of each thread the device held before the run.
     pub starts: &'a [u64],
+    /// Everything that was told until the machine was killed.
     pub journal: &'a Journal,
+    /// What was told before the power cut, which comes earlier if the disk's
+    /// log was cut too.
+    pub told: &'a Journal,
     /// Set when all threads ended and a SYNC call returned: all of so many
     /// changes of each thread are there.
     pub complete: Option<u64>,
@@ -38,9 +42,13 @@ impl Expectation<'_> {
         }
         let start = self.starts[thread as usize];
         let reported = self.journal.done(thread, start);
-        let durable = (start..reported)
+        // A change that was refused makes nothing durable.
+        let acks = self.told.acknowledged.get(&thread);
+        let committed = |k: u64| acks.and_then(|a| a.get(&k)).is_some_and(|&v| v != 0);
+        let told = self.told.done(thread, start);
+        let durable = (start..told)
             .rev()
-            .find(|&k| self.plan.op(thread, k).sync);
+            .find(|&k| self.plan.op(thread, k).sync && committed(k));
         // A thread does not go past a synchronous change before its line is
         // out, so that is how far it may have come unheard.
         let mut issued = reported + 1;
@@ -240,6 +248,7 @@ mod tests {
             keys: &keys,
             starts: &[0, 0],
             journal: &journal,
+            told: &journal,
             complete: None,
             others: &others,
         };
@@ -269,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_synchronous_change_makes_nothing_durable() {
+        let plan = plan();
+        let keys = plan.keys();
+        let mut told = journal(&plan, [22, 22]);
+        *told.acknowledged.get_mut(&0).unwrap().get_mut(&19).unwrap() = 0;
+        let others = HashMap::new();
+        let expectation = Expectation {
+            plan: &plan,
+            keys: &keys,
+            starts: &[0, 0],
+            journal: &told,
+            told: &told,
+            complete: None,
+            others: &others,
+        };
+        assert_eq!(
+            (expectation.bounds(0), expectation.bounds(1)),
+            ((16, 24), (20, 24))
+        );
+    }
+
+    #[test]
     fn a_store_that_is_no_prefix_of_the_commits_is_refused() {
         let plan = Plan {
             sync_every: 1_000,
@@ -282,6 +313,7 @@ mod tests {
             keys: &keys,
             starts: &[0, 0],
             journal: &journal,
+            told: &journal,
             complete: None,
             others: &others,
         };

@@ -28,6 +28,7 @@ pub(crate) const SCAN_AFTER: u32 = 1;
 pub(crate) const SCAN_KEYS_ONLY: u32 = 2;
 pub(crate) const STATE_PERSISTENT: u32 = 1;
 pub(crate) const STATE_READ_ONLY: u32 = 2;
+pub(crate) const STATE_FAILED: u32 = 4;
 
 /// The command word for a structure of `size` bytes.
 pub(crate) const fn command(nr: u32, size: usize) -> u64 {

@@ -218,6 +218,14 @@ fn check_image(
     let stride = settings.number("stride");
     let journal_text = fs::read_to_string(settings.text("journal")).unwrap();
     let journal = Journal::parse(&journal_text);
+    let told: usize = settings
+        .text("told")
+        .split(',')
+        .nth(image as usize)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let told = Journal::parse(&journal_text[..told.min(journal_text.len())]);
     let starts = settings.starts();
     let complete = settings.number("complete");
     let mut others = HashMap::new();
@@ -260,6 +268,7 @@ fn check_image(
             keys,
             starts: &starts,
             journal: &journal,
+            told: &told,
             complete: (complete > 0).then_some(complete),
             others: &others,
         };

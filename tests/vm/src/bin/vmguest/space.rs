@@ -158,7 +158,13 @@ pub(crate) fn a_full_device_reads_deletes_and_recovers_its_space() {
 
 /// Sets the table of the slow device: `delay_ms` for reads, writes and flushes.
 fn set_delay(disk: &Loop, bytes: u64, delay_ms: u32, create: bool) {
-    let table = format!("0 {} delay {} 0 {delay_ms}", bytes / 512, disk.path());
+    let delay = format!("delay {} 0 {delay_ms}", disk.path());
+    set_table(bytes, &delay, create);
+}
+
+/// Makes the device-mapper device of a test, or puts another target below it.
+fn set_table(bytes: u64, target: &str, create: bool) {
+    let table = format!("0 {} {target}", bytes / 512);
     if create {
         shell_ok(&format!(
             "echo '{table}' | dmsetup create --noudevsync slow"
@@ -196,7 +202,7 @@ pub(crate) fn no_get_waits_for_a_slow_disk() {
     // Overwritten until compaction has something to do.
     let mut filled = 0u64;
     while dev.stat().compactions == 0 && filled < 40_000 {
-        dev.put(&(1u64 << 40 | filled % 300).to_be_bytes(), &[2; 4_000])
+        dev.put(&((1u64 << 40) | (filled % 300)).to_be_bytes(), &[2; 4_000])
             .unwrap();
         filled += 1;
     }
@@ -261,7 +267,7 @@ pub(crate) fn no_get_waits_for_a_slow_disk() {
             let dev = Dev::open();
             let mut i = 0u64;
             while !stop.load(Ordering::Relaxed) {
-                match dev.put(&(1u64 << 40 | i % 300).to_be_bytes(), &[4; 4_000]) {
+                match dev.put(&((1u64 << 40) | (i % 300)).to_be_bytes(), &[4; 4_000]) {
                     Ok(_) => i += 1,
                     Err(libc::ENOSPC) => std::thread::sleep(Duration::from_millis(10)),
                     Err(e) => panic!("PUT on a slow disk: {}", name_of(e)),
@@ -351,7 +357,71 @@ pub(crate) fn a_writer_that_waits_for_room_can_be_interrupted() {
     remove_slow();
 }
 
-/// The writer of the test above.
+pub(crate) fn a_failed_device_turns_the_store_read_only_and_loses_nothing_durable() {
+    let bytes = 32 * MIB;
+    let disk = Loop::new(40, bytes);
+    let healthy = format!("linear {} 0", disk.path());
+    set_table(bytes, &healthy, true);
+    let parameters = "mount_path=/dev/mapper/slow n=0 flush_interval_ms=60000";
+    let module = Module::load(parameters);
+    let dev = Dev::open();
+    for i in 0..200u32 {
+        dev.put(&i.to_be_bytes(), &bytes_of(u64::from(i), 1_000))
+            .unwrap();
+    }
+    dev.sync().unwrap();
+    dev.put(b"buffered", b"not on the device yet").unwrap();
+    let mut log = LogMark::new();
+    set_table(bytes, "error", false);
+    let sync = Put {
+        flags: SYNC,
+        ..Put::default()
+    };
+    fails_with(
+        "PUT with SYNC",
+        dev.put_with(b"k", b"v", sync),
+        &[libc::EIO],
+    );
+    wait_until("the store to give up", || {
+        dev.stat().state & STATE_READ_ONLY != 0
+    });
+    let stat = dev.stat();
+    assert!(
+        stat.state & STATE_FAILED != 0 && stat.errors > 0,
+        "{stat:#?}"
+    );
+    fails_with("PUT", dev.put(b"k2", b"v"), &[libc::EROFS]);
+    fails_with("DELETE", dev.delete(&1u32.to_be_bytes()), &[libc::EROFS]);
+    fails_with("SYNC", dev.sync(), &[libc::EIO, libc::EROFS]);
+    assert!(Text::connect().ask("put k3 v").starts_with("error: "));
+    // Reads go on, with what was acknowledged.
+    for i in 0..200u32 {
+        assert!(dev.get(&i.to_be_bytes()) == Ok(bytes_of(u64::from(i), 1_000)));
+    }
+    assert_eq!(dev.get(b"buffered").unwrap(), b"not on the device yet");
+    drop(dev);
+    module.unload();
+    let lines = log.ours();
+    assert!(lines.iter().any(|l| l.contains("read-only")), "{lines:#?}");
+    assert!(
+        lines.iter().any(|l| l.contains("lost")),
+        "rmmod says what is lost: {lines:#?}"
+    );
+    println!("{}", lines.join(" | "));
+    // The device comes back with what was durable.
+    set_table(bytes, &healthy, false);
+    let module = Module::load(parameters);
+    let dev = Dev::open();
+    for i in 0..200u32 {
+        assert!(dev.get(&i.to_be_bytes()) == Ok(bytes_of(u64::from(i), 1_000)));
+    }
+    dev.put(b"k", b"v").unwrap();
+    drop(dev);
+    module.unload();
+    remove_slow();
+}
+
+/// The writer of `a_writer_that_waits_for_room_can_be_interrupted`.
 pub(crate) fn fill() {
     let dev = Dev::open();
     let mut i = 0u64;

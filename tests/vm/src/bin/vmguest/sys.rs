@@ -107,7 +107,11 @@ impl Mapping {
         assert!(at + bytes.len() <= self.len);
         // SAFETY: Inside the mapping, which only this object refers to.
         unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.cast::<u8>().add(at), bytes.len())
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.at.cast::<u8>().add(at),
+                bytes.len(),
+            );
         };
     }
 
@@ -116,7 +120,7 @@ impl Mapping {
         let mut out = vec![0; len];
         // SAFETY: Inside the mapping, which only this object refers to.
         unsafe {
-            std::ptr::copy_nonoverlapping(self.at.cast::<u8>().add(at), out.as_mut_ptr(), len)
+            std::ptr::copy_nonoverlapping(self.at.cast::<u8>().add(at), out.as_mut_ptr(), len);
         };
         out
     }
@@ -139,7 +143,7 @@ pub(crate) fn bytes_of<T: Copy>(value: &T) -> Vec<u8> {
             std::ptr::from_ref(value).cast::<u8>(),
             out.as_mut_ptr(),
             out.len(),
-        )
+        );
     };
     out
 }
@@ -155,7 +159,7 @@ pub(crate) fn from_bytes<T: Copy + Default>(bytes: &[u8]) -> T {
             bytes.as_ptr(),
             std::ptr::from_mut(&mut value).cast::<u8>(),
             size_of::<T>(),
-        )
+        );
     };
     value
 }
