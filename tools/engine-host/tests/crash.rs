@@ -6,15 +6,12 @@
 //! The fault model is that of [`MemoryDisk`]: writes behind the last flush survive in any
 //! combination, sector by sector.
 
-use hpkv_engine::engine::{
-    Database, Error, Options, ScanRequest, Staged, Store, UpdateAt, WriteOptions,
-};
+mod common;
+
+use common::{all, put, try_open as open, Model};
+use hpkv_engine::engine::{Database, Error, UpdateAt, WriteOptions};
 use hpkv_engine::sys::MemoryDisk;
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU32;
-use std::sync::Arc;
-
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// xorshift64*: a seed names a run.
 struct Random(u64);
@@ -30,34 +27,6 @@ impl Random {
     fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 33) % bound
     }
-}
-
-fn options() -> Options {
-    Options {
-        initialize_if_empty: true,
-        force_initialize: false,
-        flush_interval_ms: Arc::new(AtomicU32::new(1)),
-    }
-}
-
-fn open(disk: MemoryDisk) -> Result<Database<MemoryDisk>, Error> {
-    Database::new(Store::open(disk, &options())?)
-}
-
-fn all(db: &Database<MemoryDisk>) -> Model {
-    let mut found = Model::new();
-    let request = ScanRequest {
-        start: b"",
-        after: false,
-        end: b"",
-        cursor: 0,
-    };
-    db.scan(&request, |view| {
-        found.insert(view.key().to_vec(), view.value().to_vec());
-        Ok(true)
-    })
-    .unwrap();
-    found
 }
 
 /// The store as it was after each commit since the last durable one, and what the next one is.
@@ -125,16 +94,11 @@ fn step(
     } as usize;
     let value = vec![random.next() as u8; len];
     let change = match random.below(10) {
-        0..6 => {
-            let mut staged = Staged::new(key.len(), len).unwrap();
-            staged.key_mut().copy_from_slice(&key);
-            staged.value_mut().copy_from_slice(&value);
-            match db.put(staged, &WriteOptions::default()) {
-                Ok(_) => (key, Some(value)),
-                Err(Error::NoSpace) => return,
-                Err(error) => panic!("{error:?}"),
-            }
-        }
+        0..6 => match put(db, &key, &value) {
+            Ok(_) => (key, Some(value)),
+            Err(Error::NoSpace) => return,
+            Err(error) => panic!("{error:?}"),
+        },
         6 => {
             let mut longer = current.get(&key).cloned().unwrap_or_default();
             longer.extend_from_slice(&value[..len.min(100)]);
@@ -195,7 +159,7 @@ fn run(seed: u64, load: Load, lying: bool) {
         if lying {
             disk = disk.with_lying_flushes();
         }
-        let db = open(disk.clone()).unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
+        let db = open(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error:?}"));
         let mut current = history.current();
         assert!(
             all(&db) == current,
@@ -224,21 +188,18 @@ fn run(seed: u64, load: Load, lying: bool) {
                     .or_insert_with(|| random.below(8) < odds)
             });
             let after = MemoryDisk::from_image(image.clone());
-            let found = open(after.clone()).map(|db| {
+            let found = open(&after).map(|db| {
                 let found = all(&db);
                 // Recovery must be repeatable, and what it cut off must not come back.
                 assert_eq!(db.close(), 0);
-                let again = open(MemoryDisk::from_image(after.image())).unwrap();
+                let again = open(&MemoryDisk::from_image(after.image())).unwrap();
                 assert!(
                     all(&again) == found,
                     "seed {seed}: a second recovery differs"
                 );
                 // It must also have the room to go on, however full it is.
                 for (key, value) in found.iter().take(100) {
-                    let mut staged = Staged::new(key.len(), value.len()).unwrap();
-                    staged.key_mut().copy_from_slice(key);
-                    staged.value_mut().copy_from_slice(value);
-                    if let Err(error) = again.put(staged, &WriteOptions::default()) {
+                    if let Err(error) = put(&again, key, value) {
                         panic!("seed {seed}: an overwrite after recovery: {error:?}");
                     }
                 }

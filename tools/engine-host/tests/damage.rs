@@ -3,48 +3,13 @@
 //! Damaged devices: whatever byte of what was durable is another, opening gives exactly what was
 //! stored or refuses; it never serves something else, and never panics.
 
-use hpkv_engine::engine::{Database, Error, Options, ScanRequest, Staged, Store, WriteOptions};
-use hpkv_engine::sys::{crc32c, MemoryDisk};
-use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU32;
-use std::sync::Arc;
+mod common;
 
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
-type Db = Database<MemoryDisk>;
+use common::{all, put, try_open as open, Model};
+use hpkv_engine::engine::{Error, WriteOptions};
+use hpkv_engine::sys::{crc32c, MemoryDisk};
 
 const UNIT: usize = 4096;
-
-fn open(disk: &MemoryDisk) -> Result<Db, Error> {
-    let options = Options {
-        initialize_if_empty: true,
-        force_initialize: false,
-        flush_interval_ms: Arc::new(AtomicU32::new(1)),
-    };
-    Database::new(Store::open(disk.clone(), &options)?)
-}
-
-fn put(db: &Db, key: &[u8], value: &[u8]) -> Result<u64, Error> {
-    let mut staged = Staged::new(key.len(), value.len())?;
-    staged.key_mut().copy_from_slice(key);
-    staged.value_mut().copy_from_slice(value);
-    db.put(staged, &WriteOptions::default())
-}
-
-fn all(db: &Db) -> Model {
-    let mut found = Model::new();
-    let request = ScanRequest {
-        start: b"",
-        after: false,
-        end: b"",
-        cursor: 0,
-    };
-    db.scan(&request, |view| {
-        found.insert(view.key().to_vec(), view.value().to_vec());
-        Ok(true)
-    })
-    .unwrap();
-    found
-}
 
 /// A device with several segments, overwritten and removed keys, and what it holds; everything is
 /// durable. With `closed` it was closed cleanly, else cut off.

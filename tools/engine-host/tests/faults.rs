@@ -2,69 +2,20 @@
 
 //! What fails in the middle of something: memory, the device, and the end of the store itself.
 
-use hpkv_engine::engine::{
-    Database, Durability, Error, Options, ScanRequest, Staged, Stats, Store, UpdateAt, WriteOptions,
-};
+mod common;
+
+use common::{all, open, options, put, put_with, try_all, try_open, Model};
+use hpkv_engine::engine::{Database, Durability, Error, Stats, Store, UpdateAt, WriteOptions};
 use hpkv_engine::sys::{fail_allocation_after, MemoryDisk};
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
-
-type Model = BTreeMap<Vec<u8>, Vec<u8>>;
-type Db = Database<MemoryDisk>;
-
-fn options() -> Options {
-    Options {
-        initialize_if_empty: true,
-        force_initialize: false,
-        flush_interval_ms: Arc::new(AtomicU32::new(1)),
-    }
-}
-
-fn try_open(disk: &MemoryDisk) -> Result<Db, Error> {
-    Database::new(Store::open(disk.clone(), &options())?)
-}
-
-fn open(disk: &MemoryDisk) -> Db {
-    try_open(disk).unwrap()
-}
-
-fn put_with(db: &Db, key: &[u8], value: &[u8], options: &WriteOptions) -> Result<u64, Error> {
-    let mut staged = Staged::new(key.len(), value.len())?;
-    staged.key_mut().copy_from_slice(key);
-    staged.value_mut().copy_from_slice(value);
-    db.put(staged, options)
-}
-
-fn put(db: &Db, key: &[u8], value: &[u8]) -> Result<u64, Error> {
-    put_with(db, key, value, &WriteOptions::default())
-}
 
 fn synced() -> WriteOptions {
     WriteOptions {
         durability: Durability::Sync,
         ..Default::default()
     }
-}
-
-fn try_all(db: &Db) -> Result<Model, Error> {
-    let mut found = Model::new();
-    let request = ScanRequest {
-        start: b"",
-        after: false,
-        end: b"",
-        cursor: 0,
-    };
-    db.scan(&request, |view| {
-        found.insert(view.key().to_vec(), view.value().to_vec());
-        Ok(true)
-    })?;
-    Ok(found)
-}
-
-fn all(db: &Db) -> Model {
-    try_all(db).unwrap()
 }
 
 /// Runs `body` and fails if it takes longer than anything here may: something waits for ever.
