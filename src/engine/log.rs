@@ -39,17 +39,11 @@ pub(crate) enum Why {
 pub(crate) struct Entry {
     pub(crate) record: Record,
     pub(crate) why: Why,
-    /// Whether the copy just written is the record's live one; set after the write.
-    pub(crate) live: bool,
 }
 
 impl Entry {
     pub(crate) fn new(record: Record, why: Why) -> Self {
-        Entry {
-            record,
-            why,
-            live: false,
-        }
+        Entry { record, why }
     }
 
     pub(crate) fn len(&self) -> usize {
