@@ -39,11 +39,17 @@ pub(crate) enum Why {
 pub(crate) struct Entry {
     pub(crate) record: Record,
     pub(crate) why: Why,
+    /// Whether the copy just written is the record's live one; set after the write.
+    pub(crate) live: bool,
 }
 
 impl Entry {
     pub(crate) fn new(record: Record, why: Why) -> Self {
-        Entry { record, why }
+        Entry {
+            record,
+            why,
+            live: false,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -416,6 +416,9 @@ impl<D: Disk> Recovery<'_, D> {
             cut: None,
         };
         for part in parts {
+            if tail.cut.is_some() {
+                break;
+            }
             self.join(&mut tail, &part.header, durable_frame)?;
             if tail.cut.is_some() {
                 break;
@@ -424,8 +427,8 @@ impl<D: Disk> Recovery<'_, D> {
             tail.complete = part.is_whole();
             let closed = part.header.state == SegmentState::Closed;
             if closed && !part.is_whole() || part.frames_behind {
-                self.missing(&mut tail, part.header.segment, durable_frame)?;
-                break;
+                let segment = part.header.segment;
+                self.missing(&mut tail, segment, durable_frame)?;
             }
         }
         // Behind a complete segment others may have been freed; behind an open one, none.
@@ -485,7 +488,7 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Joins a segment to the log before it: there may be a gap, and it may mean something.
     fn join(&self, tail: &mut Tail, header: &SegmentHeader, durable_frame: u64) -> Result {
-        if header.first_frame == tail.next_frame {
+        if tail.cut.is_some() || header.first_frame == tail.next_frame {
             return Ok(());
         }
         if header.first_frame < tail.next_frame {

@@ -160,7 +160,7 @@ impl Rounds {
         let disk = persistence.disk()?;
         let mut done = 0;
         let result = loop {
-            let Some(rest) = entries.get(done..).filter(|rest| !rest.is_empty()) else {
+            let Some(rest) = entries.get_mut(done..).filter(|rest| !rest.is_empty()) else {
                 break Ok(false);
             };
             match log.write_frame(&*disk, &persistence.space, rest, reserved) {
@@ -177,7 +177,7 @@ impl Rounds {
                     core.count(Event::Frames, 1);
                     core.count(Event::WrittenBytes, bytes);
                     self.unflushed_frame = Some(log.last_frame());
-                    let written = rest.get(..count).unwrap_or(&[]);
+                    let written = rest.get_mut(..count).unwrap_or(&mut []);
                     complete(core, persistence, written, at);
                     done += count;
                 }
@@ -196,22 +196,24 @@ impl Rounds {
 fn complete<D: Disk>(
     core: &Core<D>,
     persistence: &Persistence<D>,
-    entries: &[Entry],
+    entries: &mut [Entry],
     first: Location,
 ) {
     let mut offset = first.offset();
-    for entry in entries {
+    for entry in entries.iter_mut() {
         let len = entry.len() as u32;
         let location = Location::new(first.segment(), offset);
         let extent = Extent { location, len };
         offset = offset.wrapping_add(len);
-        if let Some(Live { freed }) = settle(core, entry, location) {
-            let mut space = persistence.space.lock();
+        let freed = settle(core, entry, location);
+        let mut space = persistence.space.lock();
+        if entry.live {
             space.add_live(extent);
-            if let Some(freed) = freed {
-                space.remove_live(freed);
-            }
         }
+        if let Some(freed) = freed {
+            space.remove_live(freed);
+        }
+        drop(space);
         if entry.why == Why::Commit {
             persistence.buffer.written(u64::from(len));
             core.count(Event::PayloadBytes, u64::from(len));
@@ -221,13 +223,9 @@ fn complete<D: Disk>(
     }
 }
 
-/// A copy that is needed, and the extent that dies by that.
-struct Live {
-    freed: Option<Extent>,
-}
-
-/// Notes that a copy of the entry's record lies at `location`; `None` if nobody needs it there.
-fn settle<D: Disk>(core: &Core<D>, entry: &Entry, location: Location) -> Option<Live> {
+/// Notes that a copy of the entry's record lies at `location`, and whether it is a live one.
+/// Returns the extent that dies by that.
+fn settle<D: Disk>(core: &Core<D>, entry: &mut Entry, location: Location) -> Option<Extent> {
     let record = &entry.record;
     let header = record.header();
     let shard = core.shard(header.hash).ok()?;
@@ -237,11 +235,12 @@ fn settle<D: Disk>(core: &Core<D>, entry: &Entry, location: Location) -> Option<
         location,
         len: header.encoded_len() as u32,
     };
-    let freed = match entry.why {
+    let old = match entry.why {
         Why::Commit if Record::ptr_eq(&newest, record) => {
-            let freed = newest.header().previous();
+            let old = newest.header().previous();
             newest.header().set_location(location);
-            return Some(Live { freed });
+            entry.live = true;
+            return old;
         }
         // Superseded while it waited. Its successor is behind it in the log, so until that is
         // written, too, this is the newest version of the key on the device.
@@ -253,13 +252,15 @@ fn settle<D: Disk>(core: &Core<D>, entry: &Entry, location: Location) -> Option<
             let at_from = |old: &Extent| old.location == from;
             if let Some(old) = newest.header().extent().filter(at_from) {
                 newest.header().set_location(location);
-                return Some(Live { freed: Some(old) });
+                entry.live = true;
+                return Some(old);
             }
             Some(newest.header().previous().filter(at_from)?)
         }
     };
     newest.header().set_previous(Some(extent));
-    Some(Live { freed })
+    entry.live = true;
+    old
 }
 
 /// Writes the last words of a clean close: closes the segment, notes the totals.
